@@ -1,0 +1,1 @@
+"""What every other package may import: errors, specs, records, paths, files. Standard library and pydantic only."""

@@ -1,0 +1,1 @@
+"""Datasets: rows from anywhere, to tokens and a label mask."""

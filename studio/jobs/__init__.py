@@ -1,0 +1,1 @@
+"""Start, stop, queue and find runs; talk to worker processes. Imports nothing it starts."""

@@ -1,0 +1,1 @@
+"""PEFT families, one small file each, behind one protocol."""

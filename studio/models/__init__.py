@@ -1,0 +1,1 @@
+"""Base models: find, load, describe, and plan what they cost."""

@@ -1,0 +1,1 @@
+"""The playground's child process: one model, several answers; and the sandbox for generated code."""
