@@ -1,0 +1,115 @@
+"""What happened in a run, as typed records read from its folder.
+
+A metrics line is one StepRecord; result.json is one RunResult. Both are written by the training child and read by everyone else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+
+class RunStatus(str, Enum):
+    """Where a run stands. Computed from its files and its process, never remembered."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+    LOST = "lost"
+
+    @property
+    def is_active(self) -> bool:
+        """A process works on it."""
+        return self in (RunStatus.RUNNING, RunStatus.STOPPING)
+
+    @property
+    def is_over(self) -> bool:
+        return not self.is_active and self is not RunStatus.QUEUED
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One line of metrics.jsonl. A training line carries `loss`, an evaluation line `eval_loss`; the rest where known.
+
+    loss and eval_loss are nats per trained-on token; grad_norm before clipping; tokens counts all tokens the model has read since the
+    run began (padding left out); memory_bytes is the process's resident memory, or the allocator's peak on a GPU; seconds since
+    training began.
+    """
+
+    step: int
+    epoch: float = 0.0
+    loss: float | None = None
+    eval_loss: float | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    tokens: int = 0
+    tokens_per_s: float | None = None
+    memory_bytes: int | None = None
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> StepRecord:
+        """Unknown keys are passed over, so that an older studio reads a newer run."""
+        return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
+
+
+@dataclass(frozen=True)
+class SampleRecord:
+    """One line of samples.jsonl: a sample prompt's greedy answer at a step."""
+
+    step: int
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """progress.json: what the child is doing. phase is a short phrase for a person: 'loading the model', 'training', 'saving'."""
+
+    phase: str
+    step: int = 0
+    total_steps: int = 0
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """result.json: how a run ended. `error` is StudioError.to_json() of a failed run."""
+
+    status: RunStatus
+    steps: int = 0
+    eval_loss_before: float | None = None
+    eval_loss_after: float | None = None
+    train_loss: float | None = None
+    tokens: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    trainable_parameters: int = 0
+    total_parameters: int = 0
+    peak_memory_bytes: int = 0
+    adapter_bytes: int = 0
+    error: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "status": self.status.value}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> RunResult:
+        known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
+        return cls(**{**known, "status": RunStatus(known["status"])})
+
+
+@dataclass(frozen=True)
+class RunNotes:
+    """notes.json: what a person wrote about a run."""
+
+    name: str = ""
+    tags: list[str] = field(default_factory=list)
+    text: str = ""
