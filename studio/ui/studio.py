@@ -1,0 +1,68 @@
+"""What the pages share: the home, this machine, the worker processes. One object a server; it holds no run's state."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+from pathlib import Path
+
+from studio.core.catalog import BASE_MODELS, DATASETS
+from studio.core.paths import StudioHome
+from studio.jobs.worker import Worker
+from studio.models.hardware import Hardware, detect_hardware
+
+
+class Studio:
+    """The server's services. Workers start when first used and die with the server."""
+
+    def __init__(self, home: StudioHome) -> None:
+        self.home = home
+        arguments = ["--home", str(home.root)]
+        self.data = Worker("studio.data", home.root / "logs" / "data.log", arguments=arguments)
+        self.play = Worker("studio.play", home.root / "logs" / "play.log", arguments=arguments)
+        self.analysis = Worker("studio.analysis", home.root / "logs" / "analysis.log", arguments=arguments)
+        atexit.register(self.close)
+
+    @functools.cached_property
+    def hardware(self) -> Hardware:
+        return detect_hardware()
+
+    def close(self) -> None:
+        for worker in (self.data, self.play, self.analysis):
+            worker.close(grace_s=0.5)
+
+    def model_choices(self) -> list[tuple[str, str]]:
+        """Starter first, then what is on disk, then the catalog's hub models."""
+        starter, *others = BASE_MODELS
+        local = [
+            (f"{path.name} (on disk)", str(path))
+            for path in sorted(self.home.models.glob("*"))
+            if path != self.home.starter_model and ((path / "config.json").is_file() or path.suffix == ".gguf")
+        ]
+        return [(starter.title, starter.id), *local, *[(f"{model.title} (hub)", model.id) for model in others]]
+
+    def dataset_choices(self) -> list[tuple[str, str]]:
+        uploads = [(f"{path.name} (uploaded)", str(path)) for path in sorted(self.home.uploads.glob("*")) if path.is_file()]
+        starter, *others = DATASETS
+        return [(starter.title, starter.id), *uploads, *[(f"{data.title} (hub)", data.id) for data in others]]
+
+    def save_upload(self, path: str) -> Path:
+        """Copy an uploaded file into the home under a free name. Returns its new path."""
+        return copy_upload(Path(path), self.home.uploads)
+
+
+def copy_upload(source: Path, folder: Path) -> Path:
+    """Copy without following links; 'rows.csv', then 'rows-2.csv', never over another file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = source.read_bytes()
+    for number in range(1, 10_000):
+        target = folder / (source.name if number == 1 else f"{source.stem}-{number}{source.suffix}")
+        if target.is_file() and target.read_bytes() == content:
+            return target
+        try:
+            with target.open("xb") as file:
+                file.write(content)
+        except FileExistsError:
+            continue
+        return target
+    raise FileExistsError(source.name)
