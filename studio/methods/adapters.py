@@ -1,0 +1,206 @@
+"""Adapter folders: reading what they hold without torch, and loading them onto a base with every check PEFT leaves out.
+
+An adapter is adapter_config.json beside adapter_model.safetensors. Pickled weights (.bin) can run code when read and are refused. The
+header of the safetensors file tells every tensor's name and shape, so an adapter of another base is named with both shapes before the
+base is touched. Paths and names of the same base differ between machines: a differing name is a warning, never an error.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from studio.core.errors import MethodError, from_os_error
+from studio.core.files import read_json
+from studio.core.spec import RunSpec
+from studio.methods.base import get_method
+from studio.methods.saving import CONFIG_NAME, WEIGHTS_NAME
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import nn
+
+FAMILIES = {"LORA": "lora", "BOTTLENECK": "adapter", "PREFIX_TUNING": "prefix"}
+"""PEFT's type in adapter_config.json -> family. A QLoRA adapter is a LoRA adapter: the file does not say what base it was trained over."""
+
+MAX_HEADER_BYTES = 100_000_000
+"""The limit of the safetensors format itself."""
+
+_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """What an adapter folder says of itself."""
+
+    family: str
+    settings: dict[str, Any]
+    """adapter_config.json as it is."""
+    base: str
+    """The base it was trained on, as its author named it; may be empty."""
+    shapes: dict[str, tuple[int, ...]]
+    """Tensor name -> shape."""
+    parameters: int
+    bytes: int
+    """Size of the weights file."""
+
+    @property
+    def summary(self) -> str:
+        """'rank 8, alpha 16, 7 modules', or the like."""
+        if self.family == "lora":
+            modules = self.settings.get("target_modules") or []
+            count = 1 if isinstance(modules, str) else len(modules)
+            return f"rank {self.settings.get('r')}, alpha {self.settings.get('lora_alpha'):g}, {count} modules"
+        if self.family == "adapter":
+            return f"{self.settings.get('placement')}, bottleneck {self.settings.get('bottleneck')}"
+        return f"{self.settings.get('num_virtual_tokens')} virtual tokens"
+
+
+def describe_adapter(folder: Path) -> AdapterInfo:
+    """What the adapter in `folder` is, from its config and its weights' header alone. Raises MethodError."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MethodError(f"There is no folder {folder}.", "Choose the folder that holds adapter_config.json.")
+    if not (folder / CONFIG_NAME).is_file():
+        raise MethodError(f"{folder.name} holds no adapter: {CONFIG_NAME} is missing.", "Choose the folder that holds it.")
+    settings = read_json(folder / CONFIG_NAME)
+    if settings is None:
+        raise MethodError(f"The {CONFIG_NAME} in {folder.name} is damaged: it holds no JSON object.", "Copy or export the adapter again.")
+    family = FAMILIES.get(str(settings.get("peft_type")))
+    if family is None:
+        raise MethodError(
+            f"{folder.name} is of the type {settings.get('peft_type')!r}, which the studio does not load.",
+            "It loads LoRA, bottleneck adapters and prefixes.",
+        )
+    _refuse_rewriting(folder, settings)
+    shapes, parameters = _read_header(_weights_file(folder))
+    size = (folder / WEIGHTS_NAME).stat().st_size
+    return AdapterInfo(family, settings, str(settings.get("base_model_name_or_path") or ""), shapes, parameters, size)
+
+
+def _refuse_rewriting(folder: Path, settings: dict[str, Any]) -> None:
+    """PEFT would rewrite the base's weights while loading such an adapter, under every other adapter's feet."""
+    init = settings.get("init_lora_weights")
+    if isinstance(init, str) and init.partition("_")[0] in ("pissa", "olora", "corda", "loftq"):
+        raise MethodError(
+            f"{folder.name} was saved as a raw {init} adapter, which changes the base's weights when it is loaded.",
+            "Save it as a plain LoRA, as every run of the studio is: peft does with path_initial_model_for_weight_conversion.",
+        )
+
+
+def _weights_file(folder: Path) -> Path:
+    if (folder / WEIGHTS_NAME).is_file():
+        return folder / WEIGHTS_NAME
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
+        raise MethodError(
+            f"{folder.name} holds pickled weights, which can run code when they are read.", f"Convert them to {WEIGHTS_NAME} first."
+        )
+    raise MethodError(f"{folder.name} has no weights: {WEIGHTS_NAME} is missing.", "Copy or export the adapter again.")
+
+
+def _read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], int]:
+    """Tensor shapes and the number of parameters in a safetensors file, whose length must be exactly what its header says."""
+    damaged = MethodError(f"{path.name} in {path.parent.name} is damaged or cut off.", "Copy or export the adapter again.")
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(MAX_HEADER_BYTES, path.stat().st_size - 8):
+                raise damaged
+            header = json.loads(file.read(length))
+        total = path.stat().st_size - 8 - length
+    except OSError as error:
+        raise from_os_error(error, "reading the adapter") from error
+    except ValueError as error:
+        raise damaged from error
+    if not isinstance(header, dict):
+        raise damaged
+    header.pop("__metadata__", None)
+    try:
+        shapes = {name: tuple(int(size) for size in entry["shape"]) for name, entry in header.items()}
+        counted = sum(_count(shapes[name]) * _ITEM_BYTES[entry["dtype"]] for name, entry in header.items())
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged from error
+    if counted != total or not shapes:
+        raise damaged
+    return shapes, sum(_count(shape) for shape in shapes.values())
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    product = 1
+    for size in shape:
+        product *= size
+    return product
+
+
+def save_adapter(model: PeftModel, folder: Path, spec: RunSpec) -> None:
+    """Write the trained adapter so that plain PEFT loads it on the original base. Raises StudioError."""
+    get_method(spec.method.family).save(model, Path(folder), spec)
+
+
+def load_adapter(model: nn.Module, folder: Path, name: str) -> PeftModel:
+    """`model` (a base or a PeftModel) with the adapter in `folder` loaded, frozen and active under `name`; its PeftModel is returned.
+
+    Raises MethodError: no adapter, pickled, corrupt, trained on a base of other shapes, a name taken, or another family than those
+    already on the model (PEFT holds one family per model).
+    """
+    from peft import PeftModel
+
+    folder = Path(folder)
+    info = describe_adapter(folder)
+    _check_name(name)
+    check_fits(model, info)
+    if isinstance(model, PeftModel):
+        _check_beside(model, info, name)
+        model.load_adapter(str(folder), name)
+    else:
+        model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+    model.set_adapter(name)
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def switch_adapter(model: PeftModel, name: str) -> None:
+    """Make a loaded adapter the active one, frozen. Raises MethodError for a name that is not loaded."""
+    if name not in model.peft_config:
+        raise MethodError(f"No adapter {name!r} is loaded.", f"Loaded are {', '.join(model.peft_config)}.")
+    model.set_adapter(name)
+    model.requires_grad_(False)
+
+
+def _check_name(name: str) -> None:
+    if not name or "." in name or name == "__base__":
+        raise MethodError(f"{name!r} cannot name an adapter.", "Use letters, digits and dashes.")
+
+
+def _check_beside(model: PeftModel, info: AdapterInfo, name: str) -> None:
+    if name in model.peft_config:
+        raise MethodError(f"An adapter named {name!r} is already loaded.", "Choose another name, or unload it first.")
+    there = {FAMILIES.get(str(config.peft_type.value), "") for config in model.peft_config.values()}
+    if there != {info.family}:
+        raise MethodError(
+            f"A model that holds {', '.join(sorted(there))} cannot take {info.family} beside it.",
+            "Compare adapters of one family at a time, or load each family on a base of its own.",
+        )
+
+
+def check_fits(model: nn.Module, info: AdapterInfo) -> None:
+    """Raise MethodError, naming both shapes, where the adapter's tensors do not fit `model`'s modules."""
+    from studio.methods.fit import misfits
+
+    problems = misfits(model, info.family, info.shapes)
+    if problems:
+        where = f" It was trained on {info.base}." if info.base else ""
+        raise MethodError(f"The adapter does not fit this base: {problems[0]}.{where}", "Load it on the base it was trained on.")
+
+
+def base_warning(info: AdapterInfo, base_name: str) -> str:
+    """A sentence where the adapter names another base than `base_name`, else ''. Names of one base differ between machines."""
+    if not info.base or _last(info.base) == _last(base_name):
+        return ""
+    return f"The adapter says that it was trained on {info.base}; this base is {base_name}."
+
+
+def _last(name: str) -> str:
+    return name.rstrip("/").rsplit("/", 1)[-1].lower()

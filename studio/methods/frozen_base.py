@@ -1,0 +1,67 @@
+"""The frozen base under an adapter: is it held as the spec says, and is it safe to train over? Needs torch only when called.
+
+Two silent faults are closed here. A base loaded without the asked quantization trains all the same, in four times the memory. And on
+CPUs with AVX512-BF16, bitsandbytes repacks a 4-bit layer in place on its first forward pass without gradients; training after that
+loses the gradient through the base (measured: loss 3.72 in place of 2.34 after 40 steps, no warning). `support_avx512bf16_for_cpu`
+on each layer decides, so it is turned off before anything runs.
+
+Norms and embeddings stay in the base's dtype. peft's prepare_model_for_kbit_training would turn every 16-bit parameter that is not
+quantized into fp32, on a small model mostly the embedding: memory for nothing, since the norms compute in fp32 anyway.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from studio.core.errors import MethodError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+def prepare_base(model: PreTrainedModel, quantization: str) -> None:
+    """Freeze `model` and check that its linear layers are held as `quantization` (none, int8, nf4, fp4) says. Raises MethodError."""
+    model.requires_grad_(False)
+    found = {held_as(module) for module in layer_linears(model).values()}
+    if found != {quantization}:
+        shown = ", ".join(sorted(found)) or "no linear layer at all"
+        raise MethodError(
+            f"The base should be held as {quantization}, but its linear layers are {shown}.",
+            "Load the base again with the run's own settings: studio.models.load does.",
+        )
+    keep_unpacked(model)
+
+
+def held_as(module: nn.Module) -> str:
+    """How a linear layer's weights are held: none, int8, nf4 or fp4."""
+    kind = type(module).__name__
+    if kind == "Linear4bit":
+        return str(getattr(module.weight, "quant_type", "nf4"))
+    return "int8" if kind == "Linear8bitLt" else "none"
+
+
+def layer_linears(model: nn.Module) -> dict[str, nn.Module]:
+    """Name -> linear module inside the model's layers, adapters' own left out: what LoRA can adapt. The LM head is none of them."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        inside = any(part.isdigit() for part in name.split("."))
+        if inside and isinstance(module, (nn.Linear, Conv1D)):
+            found[name] = module
+    return found
+
+
+def keep_unpacked(model: nn.Module) -> None:
+    """Forbid the in-place repacking of 4-bit weights on CPU. Raises MethodError where it has already happened."""
+    for name, module in model.named_modules():
+        if type(module).__name__ != "Linear4bit":
+            continue
+        if getattr(getattr(module.weight, "quant_state", None), "packing_format_for_cpu", False):
+            raise MethodError(
+                f"The 4-bit weights of {name} were repacked for inference; training over them would lose gradients without a word.",
+                "Load the base again before training.",
+            )
+        module.support_avx512bf16_for_cpu = False
