@@ -152,3 +152,23 @@ def _train_tokenizer() -> Any:
         chat_template=CHATML,
         model_max_length=512,
     )
+
+
+@pytest.fixture(scope="session")
+def starter_model() -> Path:
+    """The starter model's folder in the user's home, fetched and converted there if it is missing; a failure fails the test."""
+    from studio.core.paths import StudioHome
+    from studio.models.starter import ensure_starter_model
+
+    return ensure_starter_model(StudioHome.find(USER_HOME), print)
+
+
+@pytest.fixture
+def starter_home(studio_home: Path, starter_model: Path) -> Path:
+    """A home of its own for one test that finds the starter model there without fetching it again."""
+    from studio.core.paths import StudioHome
+
+    link = StudioHome.find(studio_home).starter_model
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(starter_model, target_is_directory=True)
+    return studio_home
