@@ -33,26 +33,24 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 # What the packages take at the very least, without CUDA libraries: below this, downloading would be a waste.
 SPACE_BYTES = 2 * 10**9
 
+OPTIONS = {
+    "serve": {"--host": {}, "--port": {"type": int}, "--no-browser": {"action": "store_true"}},
+    "demo": {"--json": {"action": "store_true"}},
+}
+
+FULL = "The disk is full: free at least %.0f GB where PEFT Studio lies and start again." % (SPACE_BYTES / 1e9)
+OFFLINE = (
+    "The package index cannot be reached: check the network (for a proxy set HTTPS_PROXY, for a mirror PIP_INDEX_URL) and start again."
+)
+FORBIDDEN = "No permission to write where PEFT Studio lies: put it into a folder of your own and start again."
+UNFITTING = "A package has no release for this Python on this machine: delete the .venv folder and start with Python 3.11 to 3.13."
 # What the operating system, venv and pip say when set-up fails, and what to do then; the first that fits counts.
 ADVICE = (
-    (
-        r"No space left on device|Errno 28|Disk quota exceeded|not enough space on the disk",
-        "The disk is full: free at least %.0f GB where PEFT Studio lies and start again." % (SPACE_BYTES / 1e9),
-    ),
-    (
-        r"NewConnectionError|NameResolutionError|name resolution|ConnectTimeoutError|Network is unreachable|Connection refused"
-        r"|ReadTimeoutError|Read timed out|ProxyError|getaddrinfo failed",
-        "The package index cannot be reached: check the network (behind a proxy set HTTPS_PROXY, for a mirror PIP_INDEX_URL) and "
-        "start again.",
-    ),
-    (
-        r"Permission denied|Errno 13|Access is denied|Read-only file system",
-        "No permission to write where PEFT Studio lies: put it into a folder of your own and start again.",
-    ),
-    (
-        r"No matching distribution found",
-        "A package has no release for this Python on this machine: delete the .venv folder and start with Python 3.11 to 3.13.",
-    ),
+    (r"No space left on device|Errno 28|Disk quota exceeded|not enough space on the disk", FULL),
+    (r"NewConnectionError|NameResolutionError|name resolution|getaddrinfo failed|Network is unreachable", OFFLINE),
+    (r"ConnectTimeoutError|ReadTimeoutError|Read timed out|Connection refused|ProxyError", OFFLINE),
+    (r"Permission denied|Errno 13|Access is denied|Read-only file system", FORBIDDEN),
+    (r"No matching distribution found", UNFITTING),
 )
 
 
@@ -87,25 +85,16 @@ def read_arguments(arguments):
         command, arguments = arguments[0], arguments[1:]
     if command == "test":
         return command, arguments, None
-    parser = argparse.ArgumentParser(prog="launch.py " + command, add_help=False)
-    parser.add_argument("--home")
-    if command == "serve":
-        parser.add_argument("--host")
-        parser.add_argument("--port", type=int)
-        parser.add_argument("--no-browser", action="store_true")
-    elif command == "demo":
-        parser.add_argument("--json", action="store_true")
-    else:
+    if command not in OPTIONS:
         raise CannotStart("There is no command `%s`: use demo or test, or none to serve; --help says more." % command)
-    chosen = vars(parser.parse_args(arguments))
-    home = chosen.pop("home")
-    options = []
-    for name, value in sorted(chosen.items()):
-        if value is True:
-            options += ["--" + name.replace("_", "-")]
-        elif value not in (None, False):
-            options += ["--" + name, str(value)]
-    return command, options, home
+    home = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    home.add_argument("--home")
+    named, options = home.parse_known_args(arguments)
+    checker = argparse.ArgumentParser(prog="launch.py", usage="see `python3 launch.py --help`", add_help=False)
+    for name, how in OPTIONS[command].items():
+        checker.add_argument(name, **how)
+    checker.parse_args(options)
+    return command, options, named.home
 
 
 def serve(options, environment):
@@ -201,16 +190,14 @@ def missing_packages(needed):
     """Those of the requirement strings that this interpreter does not meet."""
     from importlib import metadata
 
-    missing = []
-    for requirement in needed:
+    def is_met(requirement):
         name, limits = re.match(r"([\w.-]+)(.*)$", requirement).groups()
         try:
-            version = metadata.version(name)
+            return fits(metadata.version(name), limits)
         except metadata.PackageNotFoundError:
-            version = None
-        if not version or not fits(version, limits):
-            missing.append(requirement)
-    return missing
+            return False
+
+    return [requirement for requirement in needed if not is_met(requirement)]
 
 
 def fits(version, limits):

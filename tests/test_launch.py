@@ -118,7 +118,7 @@ def test_an_interpreter_with_every_package_is_used_as_it_is(clone: Path) -> None
     out, err = process.communicate(timeout=60)
     assert (process.returncode, not (clone / ".venv").exists()) == (0, True), err
     told = json.loads(out)
-    assert told["arguments"] == ["--no-browser", "--port", "8123"]
+    assert told["arguments"] == ["--port", "8123", "--no-browser"]
     assert told["python"] == sys.executable
     assert told["env"] == {
         "IN_VENV": None,
