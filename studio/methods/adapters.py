@@ -147,6 +147,8 @@ def load_adapter(model: nn.Module, folder: Path, name: str) -> PeftModel:
     """
     from peft import PeftModel
 
+    import studio.methods.bottleneck_tuner  # noqa: F401  PEFT knows the type only after this
+
     folder = Path(folder)
     info = describe_adapter(folder)
     _check_name(name)

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from studio.core.errors import MethodError
 from studio.core.shape import ModelShape
-from studio.core.spec import MethodSpec, RunSpec
+from studio.core.spec import Family, MethodSpec, RunSpec
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -73,6 +73,9 @@ class Method(Protocol):
     def problems(self, spec: RunSpec, shape: ModelShape) -> list[str]:
         """Why this method cannot run on this model, each a sentence with its advice. Contradictions inside the spec are its own to list."""
 
+    def advice(self, spec: RunSpec) -> list[str]:
+        """Sentences worth reading before a start; none of them forbids it."""
+
     def added_parameters(self, method: MethodSpec, shape: ModelShape) -> int:
         """How many parameters are trained, exactly as PEFT counts them after `attach`."""
 
@@ -111,7 +114,7 @@ def get_method(family: str) -> Method:
 
 def all_methods() -> list[Method]:
     """Every family, in the order in which they are shown."""
-    return list(_METHODS.values())
+    return [_METHODS[family] for family in get_args(Family)]
 
 
 def make_card(method: Method, shape: ModelShape, parts: Iterable[MethodPart], layers: int, texts: dict[str, str]) -> MethodCard:
@@ -129,3 +132,9 @@ def make_card(method: Method, shape: ModelShape, parts: Iterable[MethodPart], la
         adapter_bytes=4 * parameters,
         **texts,
     )
+
+
+def plain_groups(model: PeftModel, spec: RunSpec) -> list[dict[str, Any]]:
+    """All trainable parameters in one group at the run's learning rate."""
+    params = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [{"params": params, "lr": spec.learning_rate, "weight_decay": spec.training.weight_decay}]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from studio.methods.frozen_base import widths
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -32,8 +34,9 @@ def misfits(model: nn.Module, family: str, shapes: Shapes) -> list[str]:
             found.append(f"it holds {name}, which is no part of the studio's {family} adapters")
         elif place not in modules:
             found.append(f"it adapts {place}, which this model does not have")
-        elif family == "lora":
-            found += _lora_misfit(place, part, shape, modules[place])
+        else:
+            check = _lora_misfit if family == "lora" else _adapter_misfit
+            found += check(place, part, shape, modules[place])
     return found
 
 
@@ -53,20 +56,39 @@ def base_modules(model: nn.Module) -> dict[str, nn.Module]:
 def _lora_misfit(place: str, part: str, shape: tuple[int, ...], module: nn.Module) -> list[str]:
     if not hasattr(module, "weight"):
         return [f"it adapts {place}, which is no linear layer here"]
-    wide, high = _features(module)
+    wide, high = widths(module)
     expected, got = (wide, shape[-1]) if part.startswith("A") else (high, shape[0])
     if expected == got:
         return []
-    shown = " × ".join(map(str, shape))
-    return [f"{place} is {high} × {wide} here, and the adapter's lora_{part} is {shown}: {got} where {expected} belongs"]
+    return [f"{place} is {high} × {wide} here, and the adapter's lora_{part} is {_times(shape)}: {got} where {expected} belongs"]
 
 
-def _features(module: nn.Module) -> tuple[int, int]:
-    """(in, out) of a linear layer, quantized or not."""
-    if hasattr(module, "in_features"):
-        return module.in_features, module.out_features
-    return tuple(module.weight.shape)
+def _adapter_misfit(place: str, part: str, shape: tuple[int, ...], module: nn.Module) -> list[str]:
+    from studio.methods.bottleneck_tuner import width_of
+
+    if part in ("down.bias", "up.bias"):
+        return []
+    expected, got = width_of(module), shape[-1] if part == "down.weight" else shape[0]
+    if expected == got:
+        return []
+    return [f"{place} is {expected} wide here, and the adapter's {part} of {_times(shape)} wants {got}"]
 
 
 def _prefix_misfits(model: nn.Module, shapes: Shapes) -> list[str]:
-    return []
+    from peft import PeftModel
+
+    if set(shapes) != {"prompt_embeddings"} or len(shapes["prompt_embeddings"]) != 2:
+        return [f"it holds {', '.join(shapes)}, which is not a prefix"]
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    config = base.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    expected, got = config.num_hidden_layers * 2 * heads * head_dim, shapes["prompt_embeddings"][1]
+    if expected == got:
+        return []
+    shown = _times(shapes["prompt_embeddings"])
+    return [f"the keys and values of all layers are {expected} numbers per token here, and the prefix of {shown} has {got}"]
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape))

@@ -54,6 +54,13 @@ def layer_linears(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def widths(module: nn.Module) -> tuple[int, int]:
+    """(in, out) of a linear layer, quantized or not; transformers' Conv1D keeps its weight as (in, out)."""
+    if hasattr(module, "in_features"):
+        return int(module.in_features), int(module.out_features)
+    return int(module.weight.shape[0]), int(module.weight.shape[1])
+
+
 def keep_unpacked(model: nn.Module) -> None:
     """Forbid the in-place repacking of 4-bit weights on CPU. Raises MethodError where it has already happened."""
     for name, module in model.named_modules():

@@ -72,6 +72,15 @@ class LoraMethod:
             found.append(f"method.init {method.init} rewrites the base's weights, which DoRA's magnitudes rest on: use one of the two.")
         return found
 
+    def advice(self, spec: RunSpec) -> list[str]:
+        method = _lora_spec(spec)
+        found = []
+        if method.init in REWRITES_BASE:
+            found.append(f"{method.init} moves part of the base into the adapter while training: the saved adapter has twice the rank.")
+        if method.dora:
+            found.append("DoRA computes the norm of every adapted weight in each step: expect it to be clearly slower than LoRA.")
+        return found
+
     def added_parameters(self, method: LoraSpec, shape: ModelShape) -> int:
         targets = list(find_targets(method, shape))
         magnitudes = sum(target.linear.out_features for target in targets) if method.dora else 0
@@ -93,13 +102,13 @@ class LoraMethod:
 
         method = _lora_spec(spec)
         frozen_base.prepare_base(model, spec.quantization)
-        config = make_config(method, model)
-        _check_on_model(method, model, config)
         if method.init == "eva" and batches is None:
             raise MethodError("EVA initialisation looks at training data, and none was given.", "Use the default initialisation.")
         with warnings.catch_warnings():
-            # peft repeats for PiSSA and OLoRA how to convert at saving, which `save` does.
+            # peft warns of its own conversion of PiSSA and OLoRA adapters at saving; `save` has another.
             warnings.simplefilter("ignore", UserWarning)
+            config = make_config(method, model)
+            _check_on_model(method, model, config)
             adapted = get_peft_model(model, config)
         if method.init == "eva" and batches is not None:
             _initialize_eva(adapted, batches)
@@ -212,15 +221,9 @@ def _check_on_model(method: LoraSpec, model: PreTrainedModel, config: LoraConfig
             f"It has {_listed(sorted({name.rsplit('.', 1)[-1] for name in linears}))}; all-linear takes them all.",
         )
     for name in names:
-        limit = min(_width(linears[name]))
+        limit = min(frozen_base.widths(linears[name]))
         if pattern_rank(method, name) > limit:
             raise MethodError(f"Rank {pattern_rank(method, name)} is above the rank {limit} that {name} can have.", f"Use at most {limit}.")
-
-
-def _width(module: Any) -> tuple[int, int]:
-    if hasattr(module, "in_features"):
-        return module.in_features, module.out_features
-    return tuple(module.weight.shape)
 
 
 def _initialize_eva(model: PeftModel, batches: Batches) -> None:
