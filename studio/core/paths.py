@@ -6,7 +6,7 @@ HOME (~/.peft-studio, or $PEFT_STUDIO_HOME, or --home)
 ├── adapters/NAME/        adapters dropped in from elsewhere
 ├── cache/                what can be computed again
 ├── trash/                deleted runs, until emptied
-├── studio.log, queue.lock, playground.json
+├── studio.log, queue.lock, queue.json, playground.json
 └── runs/ID/              one folder a run; its files are the truth about it
     ├── spec.json         what was asked for
     ├── environment.json  versions, device, data fingerprint, git state
@@ -18,6 +18,7 @@ HOME (~/.peft-studio, or $PEFT_STUDIO_HOME, or --home)
     ├── samples.jsonl     the sample prompts' answers at each evaluation
     ├── log.txt           all the child printed
     ├── stop              its presence asks the child to save and end
+    ├── resume.json       which checkpoint to go on from, and what the run was before
     ├── result.json       how it ended
     ├── adapter/          the result, in PEFT's own format
     ├── snapshots/        the adapter at a few steps, for the spectra's growth
@@ -86,6 +87,10 @@ class RunPaths:
     @property
     def stop(self) -> Path:
         return self.folder / "stop"
+
+    @property
+    def resume(self) -> Path:
+        return self.folder / "resume.json"
 
     @property
     def result(self) -> Path:

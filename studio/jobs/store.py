@@ -1,0 +1,218 @@
+"""What runs there are and how each stands, read from their folders; nothing about a run is remembered here but what its files say.
+
+The status is computed: result.json wins; then a live process; then, with a dead process, lost; a folder with only its spec is queued.
+Summaries of runs that are over are kept in memory under the modification times of the files they came from.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from studio.core.errors import RunError, SpecError
+from studio.core.files import read_json, read_tail
+from studio.core.paths import RUN_ID, RunPaths, StudioHome
+from studio.core.records import Progress, RunNotes, RunResult, RunStatus
+from studio.core.spec import RunSpec
+from studio.jobs.metrics import last_value, sparkline
+from studio.jobs.process import ProcessIdentity
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One row of the runs' table. Losses in nats per trained-on token; created in local time."""
+
+    id: str
+    name: str
+    status: RunStatus
+    created: datetime
+    family: str = ""
+    model: str = ""
+    dataset: str = ""
+    steps: int = 0
+    total_steps: int = 0
+    loss: float | None = None
+    eval_loss_before: float | None = None
+    eval_loss_after: float | None = None
+    seconds: float = 0.0
+    trainable_parameters: int = 0
+    peak_memory_bytes: int = 0
+    tags: tuple[str, ...] = ()
+    sparkline: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything the files of one run say, metrics and log left out."""
+
+    paths: RunPaths
+    spec: RunSpec
+    status: RunStatus
+    created: datetime
+    progress: Progress
+    notes: RunNotes
+    result: RunResult | None
+    environment: dict[str, Any] | None
+    plan: dict[str, Any] | None
+
+    @property
+    def id(self) -> str:
+        return self.paths.id
+
+    @property
+    def name(self) -> str:
+        return self.notes.name or self.spec.name or self.id
+
+
+def read_status(paths: RunPaths) -> RunStatus:
+    """How the run stands at this moment."""
+    result = read_result(paths)
+    if result is not None:
+        return result.status
+    process = read_json(paths.process)
+    if process is None:
+        return RunStatus.QUEUED if not paths.process.exists() else RunStatus.LOST
+    if is_process_alive(paths):
+        return RunStatus.STOPPING if paths.stop.exists() else RunStatus.RUNNING
+    # It may have written its result between the first look and its end.
+    result = read_result(paths)
+    return result.status if result is not None else RunStatus.LOST
+
+
+def is_process_alive(paths: RunPaths) -> bool:
+    """A process works on the run, be it after its result."""
+    identity = ProcessIdentity.from_json(read_json(paths.process))
+    return identity is not None and identity.is_alive(working_on=paths.id)
+
+
+def read_result(paths: RunPaths) -> RunResult | None:
+    """result.json, or None when there is none that can be read."""
+    data = read_json(paths.result)
+    try:
+        return RunResult.from_json(data) if data else None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def read_progress(paths: RunPaths) -> Progress:
+    data = read_json(paths.progress) or {}
+    return Progress(str(data.get("phase", "")), _whole(data.get("step")), _whole(data.get("total_steps")))
+
+
+def read_notes(paths: RunPaths) -> RunNotes:
+    data = read_json(paths.notes) or {}
+    tags = data.get("tags")
+    return RunNotes(str(data.get("name", "")), [str(tag) for tag in tags] if isinstance(tags, list) else [], str(data.get("text", "")))
+
+
+def read_log(paths: RunPaths, size_bytes: int = 16_384) -> str:
+    """The end of what the run's process printed."""
+    return read_tail(paths.log, size_bytes)
+
+
+def read_created(paths: RunPaths) -> datetime:
+    """When the run was asked for: its id says so; the spec's modification time where the folder was renamed."""
+    try:
+        return datetime.strptime(paths.id[:15], "%Y%m%d-%H%M%S")
+    except ValueError:
+        return datetime.fromtimestamp(paths.spec.stat().st_mtime).replace(microsecond=0)
+
+
+def read_spec_of(paths: RunPaths) -> RunSpec:
+    """The run's settings. Raises RunError where another version of the studio wrote what this one cannot read."""
+    data = read_json(paths.spec)
+    if data is None:
+        raise RunError(f"The settings of run {paths.id} cannot be read.", f"Look at {paths.spec}.")
+    try:
+        return RunSpec.parse(data)
+    except SpecError as error:
+        raise RunError(f"The settings of run {paths.id} do not fit this version of the studio: {error.message}") from error
+
+
+def read_run(home: StudioHome, run_id: str) -> RunRecord:
+    """All that is known of one run. Raises RunNotFound or RunError."""
+    paths = home.run(run_id)
+    return RunRecord(
+        paths, read_spec_of(paths), read_status(paths), read_created(paths), read_progress(paths), read_notes(paths),
+        read_result(paths), read_json(paths.environment), read_json(paths.plan),
+    )  # fmt: skip
+
+
+def run_folders(home: StudioHome) -> list[RunPaths]:
+    """Every run of the home, oldest first. A folder without spec.json is no run (yet)."""
+    try:
+        names = sorted(entry.name for entry in home.runs.iterdir() if RUN_ID.fullmatch(entry.name))
+    except OSError:
+        return []
+    return [RunPaths(home.runs / name) for name in names if (home.runs / name / "spec.json").is_file()]
+
+
+def list_runs(home: StudioHome) -> list[RunSummary]:
+    """A summary of every run, newest first. One unreadable run does not hide the others."""
+    return [_summaries.get(paths) for paths in reversed(run_folders(home))]
+
+
+class _SummaryCache:
+    """Summaries of runs that are over. A changed file is a changed signature, so an edited note is seen at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[Path, tuple[tuple[int, ...], RunSummary]] = {}
+
+    def get(self, paths: RunPaths) -> RunSummary:
+        signature = tuple(_modified_ns(path) for path in (paths.result, paths.notes, paths.spec))
+        with self._lock:
+            known = self._kept.get(paths.folder)
+        if known is not None and known[0] == signature:
+            return known[1]
+        summary = _summarize(paths)
+        if signature[0]:
+            with self._lock:
+                self._kept[paths.folder] = (signature, summary)
+        return summary
+
+
+_summaries = _SummaryCache()
+
+
+def _summarize(paths: RunPaths) -> RunSummary:
+    spec = read_json(paths.spec) or {}
+    notes, progress, result = read_notes(paths), read_progress(paths), read_result(paths)
+    return RunSummary(
+        id=paths.id,
+        name=notes.name or str(spec.get("name") or paths.id),
+        status=result.status if result else read_status(paths),
+        created=read_created(paths),
+        family=_text(spec, "method", "family"),
+        model=_text(spec, "model", "id"),
+        dataset=_text(spec, "data", "source"),
+        steps=result.steps if result and result.steps else progress.step,
+        total_steps=progress.total_steps,
+        loss=last_value(paths.metrics, "loss"),
+        eval_loss_before=result.eval_loss_before if result else None,
+        eval_loss_after=result.eval_loss_after if result else last_value(paths.metrics, "eval_loss"),
+        seconds=result.seconds if result else last_value(paths.metrics, "seconds") or 0.0,
+        trainable_parameters=result.trainable_parameters if result else 0,
+        peak_memory_bytes=result.peak_memory_bytes if result else 0,
+        tags=tuple(notes.tags),
+        sparkline=sparkline(paths.metrics),
+    )
+
+
+def _modified_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _text(spec: dict[str, Any], part: str, field: str) -> str:
+    values = spec.get(part)
+    return str(values.get(field, "")) if isinstance(values, dict) else ""
+
+
+def _whole(value: Any) -> int:
+    return int(value) if isinstance(value, (int, float)) else 0
