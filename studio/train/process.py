@@ -1,0 +1,100 @@
+"""The training child as a process: who works on a run, how it is asked to end, and how it uses the CPU and memory.
+
+process.json names the worker by pid and start time, because a pid is used again. It is made with O_EXCL, so of two children started
+for one run one gives up; what a dead worker left behind is replaced.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import psutil
+
+from studio.core.errors import RunError, from_os_error
+from studio.core.files import read_json, write_json
+from studio.core.paths import RunPaths
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""glibc's mallopt parameters (malloc.h)."""
+
+
+def claim_run(paths: RunPaths) -> None:
+    """Write process.json for this process. Raises RunError where another live process works on the run."""
+    mine = {"pid": os.getpid(), "started": psutil.Process().create_time()}
+    try:
+        os.close(os.open(paths.process, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    except FileExistsError:
+        other = read_json(paths.process) or {}
+        if other != mine and is_alive(other):
+            raise RunError(
+                f"The run {paths.id} is being worked on by process {other.get('pid')}.", "Wait for it to end, or stop it first."
+            ) from None
+    except OSError as error:
+        raise from_os_error(error, "starting the run") from error
+    write_json(paths.process, mine)
+
+
+def is_alive(process: dict[str, object]) -> bool:
+    """Whether the process of a process.json still runs; a zombie, or another one with the same pid, does not count."""
+    try:
+        found = psutil.Process(int(str(process.get("pid", 0))))
+        return abs(found.create_time() - float(str(process.get("started", 0)))) < 1 and found.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, ValueError):
+        return False
+
+
+def stop_on_signal(paths: RunPaths) -> None:
+    """SIGTERM then means the same as the stop file: save, and end."""
+
+    def request_stop(_signal: int, _frame: FrameType | None) -> None:
+        paths.stop.touch()
+
+    signal.signal(signal.SIGTERM, request_stop)
+
+
+def clear_last_attempt(paths: RunPaths) -> None:
+    """Before a resume: remove how the run ended, and a stop request that is older than that end."""
+    if paths.result.exists():
+        if paths.stop.exists() and paths.stop.stat().st_mtime <= paths.result.stat().st_mtime:
+            paths.stop.unlink(missing_ok=True)
+        paths.result.unlink(missing_ok=True)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep large freed blocks for the next step instead of handing them back to the kernel.
+
+    Training allocates the same tensors at every step; without this each one is mapped, zeroed page by page and unmapped again. Does
+    nothing on another C library.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TRIM_THRESHOLD, -1 & 0x7FFFFFFF)
+
+
+def physical_cores() -> int:
+    """Cores this process may use, hyper-threads counted once."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
+
+
+@contextmanager
+def trained_on_cpu() -> Iterator[None]:
+    """Within: one thread per physical core, and numbers too small for fp32's normal range are zero (they are slow and carry nothing)."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(physical_cores())
+    flushing = torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        if flushing:
+            torch.set_flush_denormal(False)
