@@ -9,6 +9,7 @@ bitsandbytes; embeddings, norms and LM head stay in the compute dtype.
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from studio.core.paths import StudioHome
 from studio.core.spec import ModelSpec, RunSpec
 from studio.models import gguf
 from studio.models.hardware import choose_device, detect_hardware
+from studio.models.hub import is_hub_reachable
 from studio.models.load_errors import explain_failure
 from studio.models.quiet import quiet_libraries
 
@@ -141,8 +143,6 @@ def keep_weights_in_place(model: Any) -> int:
     On CPUs with AVX512-BF16 a Linear4bit repacks its weights in place at the first forward without gradients; from then on training
     drops the gradient through the base without a word, double quantization is lost, and some shapes crash.
     """
-    import sys
-
     if "bitsandbytes" not in sys.modules:
         return 0
     from bitsandbytes.nn import Linear4bit
@@ -157,7 +157,7 @@ def _options(model: ModelSpec, source: str | Path) -> dict[str, Any]:
     options: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
     if model.revision and isinstance(source, str):
         options["revision"] = model.revision
-    if isinstance(source, Path):
+    if isinstance(source, Path) or not is_hub_reachable():
         options["local_files_only"] = True
     return options
 
