@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,19 @@ def _works_on(command: list[str], name: str) -> bool:
 
 def find_process(working_on: str) -> ProcessIdentity | None:
     """A live `python -m ... FOLDER` whose folder has this name. Looks at every process: for rare moments, not for polling."""
+    return next(_find(lambda command: _works_on(command, working_on)), None)
+
+
+def find_processes(module: str, argument: str) -> list[ProcessIdentity]:
+    """Every live `python -m MODULE ... ARGUMENT ...`. Looks at every process."""
+    return list(_find(lambda command: "-m" in command and module in command and argument in command))
+
+
+def _find(fits: Callable[[list[str]], bool]) -> Iterator[ProcessIdentity]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if _works_on(process.cmdline(), working_on) and process.status() != psutil.STATUS_ZOMBIE:
-                return ProcessIdentity(process.pid, process.create_time())
-    return None
+            if fits(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                yield ProcessIdentity(process.pid, process.create_time())
 
 
 def end_group(identity: ProcessIdentity, *, grace_s: float = 5.0, working_on: str = "") -> None:

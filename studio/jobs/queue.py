@@ -25,11 +25,12 @@ from studio.core.errors import RunError, StudioError, WorkerError
 from studio.core.files import read_json, read_tail, write_json
 from studio.core.paths import RunPaths, StudioHome
 from studio.core.records import RunResult, RunStatus
-from studio.jobs.process import ProcessIdentity, end_group, find_process
-from studio.jobs.store import is_process_alive, read_progress, read_result, run_folders
+from studio.jobs.process import ProcessIdentity, end_group, find_process, find_processes
+from studio.jobs.store import find_worker, is_process_alive, read_progress, read_result, run_folders
 from studio.jobs.worker import CHILD_ENVIRONMENT
 
 TRAIN_MODULE = "studio.train"
+PLAY_MODULE = "studio.play"
 START_TIMEOUT_S = 120.0
 STOP_GRACE_S = 300.0
 LINGER_S = 120.0
@@ -108,7 +109,7 @@ class QueueThread(threading.Thread):
             except (StudioError, OSError, psutil.Error) as error:
                 log.warning("The queue could not go on: %s", error)
 
-    def close(self) -> None:
+    def stop(self) -> None:
         self._ended.set()
 
 
@@ -158,8 +159,10 @@ def _spawn(paths: RunPaths, module: str) -> subprocess.Popen[bytes]:
 
 def unload_playground(home: StudioHome) -> None:
     """End the playground's worker of any studio on this home, so that its memory is free."""
-    identity = ProcessIdentity.from_json(read_json(home.playground))
-    if identity is not None:
+    named = ProcessIdentity.from_json(read_json(home.playground))
+    # The file names one worker; a second studio or a command line on this home may have another.
+    found = find_processes(PLAY_MODULE, str(home.root))
+    for identity in [named, *found] if named else found:
         end_group(identity, grace_s=3.0)
     home.playground.unlink(missing_ok=True)
 
@@ -179,7 +182,7 @@ def _end_overdue(home: StudioHome) -> None:
 
 def end_run_process(paths: RunPaths, grace_s: float) -> None:
     """End the process group that works on the run; nothing when none does."""
-    identity = ProcessIdentity.from_json(read_json(paths.process))
+    identity = find_worker(paths)
     if identity is not None:
         end_group(identity, grace_s=grace_s, working_on=paths.id)
     reap_children()

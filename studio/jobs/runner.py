@@ -123,10 +123,10 @@ def extend_run(
 
 
 def list_checkpoints(paths: RunPaths) -> list[Path]:
-    """The run's checkpoint folders, earliest step first."""
+    """The run's whole checkpoints, earliest step first. One is written under another name and renamed when it is whole."""
     if not paths.checkpoints.is_dir():
         return []
-    found = [path for path in paths.checkpoints.iterdir() if _step_of(path) >= 0 and path.is_dir() and not path.is_symlink()]
+    found = [path for path in paths.checkpoints.iterdir() if _step_of(path) >= 0 and not path.is_symlink() and (path / "state.json").is_file()]
     return sorted(found, key=_step_of)
 
 
@@ -202,7 +202,7 @@ def _choose_checkpoint(paths: RunPaths, wanted: str | int | None) -> Path:
 
 
 def _step_of(path: Path) -> int:
-    match = re.fullmatch(r"checkpoint-(\d+)", path.name)
+    match = re.fullmatch(r"step-(\d+)", path.name)
     return int(match[1]) if match else -1
 
 

@@ -18,7 +18,7 @@ from studio.core.paths import RUN_ID, RunPaths, StudioHome
 from studio.core.records import Progress, RunNotes, RunResult, RunStatus
 from studio.core.spec import RunSpec
 from studio.jobs.metrics import last_value, sparkline
-from studio.jobs.process import ProcessIdentity
+from studio.jobs.process import ProcessIdentity, find_process
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,8 @@ def read_status(paths: RunPaths) -> RunStatus:
     result = read_result(paths)
     if result is not None:
         return result.status
-    process = read_json(paths.process)
-    if process is None:
-        return RunStatus.QUEUED if not paths.process.exists() else RunStatus.LOST
+    if not paths.process.exists():
+        return RunStatus.QUEUED
     if is_process_alive(paths):
         return RunStatus.STOPPING if paths.stop.exists() else RunStatus.RUNNING
     # It may have written its result between the first look and its end.
@@ -84,8 +83,15 @@ def read_status(paths: RunPaths) -> RunStatus:
 
 def is_process_alive(paths: RunPaths) -> bool:
     """A process works on the run, be it after its result."""
-    identity = ProcessIdentity.from_json(read_json(paths.process))
+    identity = find_worker(paths)
     return identity is not None and identity.is_alive(working_on=paths.id)
+
+
+def find_worker(paths: RunPaths) -> ProcessIdentity | None:
+    """The process that works or has worked on the run. A child makes process.json first and fills it a moment later; until then it is
+    known by its command line."""
+    identity = ProcessIdentity.from_json(read_json(paths.process))
+    return find_process(paths.id) if identity is None and paths.process.exists() else identity
 
 
 def read_result(paths: RunPaths) -> RunResult | None:

@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--resume", type=Path)
     arguments = parser.parse_args()
-    paths = RunPaths(arguments.folder)
+    paths = RunPaths(arguments.folder.resolve())
     write_json(paths.process, {"pid": os.getpid(), "started": psutil.Process().create_time()})
     spec = RunSpec.parse(read_json(paths.spec) or {})
     script = spec.data.system_prompt.split()
@@ -43,10 +43,9 @@ def main() -> int:
 def train(paths: RunPaths, first: int, total: int, pause_s: float, deaf: bool) -> RunStatus:
     for step in range(first, total + 1):
         append_line(paths.metrics, StepRecord(step=step, loss=1 / step, tokens=step * 10).to_json())
-        vars_of_progress = vars(Progress("training", step, total))
-        write_json(paths.progress, vars_of_progress)
+        write_json(paths.progress, vars(Progress("training", step, total)))
         if step % 5 == 0:
-            write_json(paths.checkpoints / f"checkpoint-{step}" / "state.json", {"step": step, "complete": True})
+            write_json(paths.checkpoints / f"step-{step:06d}" / "state.json", {"step": step, "complete": True})
         if paths.stop.exists() and not deaf:
             return RunStatus.STOPPED
         time.sleep(pause_s)
