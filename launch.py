@@ -39,9 +39,7 @@ OPTIONS = {
 }
 
 FULL = "The disk is full: free at least %.0f GB where PEFT Studio lies and start again." % (SPACE_BYTES / 1e9)
-OFFLINE = (
-    "The package index cannot be reached: check the network (for a proxy set HTTPS_PROXY, for a mirror PIP_INDEX_URL) and start again."
-)
+OFFLINE = "The package index cannot be reached: check the network (HTTPS_PROXY for a proxy, PIP_INDEX_URL for a mirror) and start again."
 FORBIDDEN = "No permission to write where PEFT Studio lies: put it into a folder of your own and start again."
 UNFITTING = "A package has no release for this Python on this machine: delete the .venv folder and start with Python 3.11 to 3.13."
 # What the operating system, venv and pip say when set-up fails, and what to do then; the first that fits counts.
@@ -193,7 +191,7 @@ def missing_packages(needed):
     def is_met(requirement):
         name, limits = re.match(r"([\w.-]+)(.*)$", requirement).groups()
         try:
-            return fits(metadata.version(name), limits)
+            return fits(metadata.version(name) or "0", limits)  # None where an uninstall was cut short
         except metadata.PackageNotFoundError:
             return False
 
@@ -202,11 +200,8 @@ def missing_packages(needed):
 
 def fits(version, limits):
     """Whether `version` ("2.13.0+cpu") lies within `limits` (">=2.6,<3"): only `>=` and `<`, all that pyproject.toml uses."""
-    for limit in [limit for limit in limits.split(",") if limit]:
-        operator, bound = re.match(r"(>=|<)([\d.]+)$", limit).groups()
-        if (release(version) >= release(bound)) != (operator == ">="):
-            return False
-    return True
+    bounds = re.findall(r"(>=|<)([\d.]+)", limits)
+    return all((release(version) >= release(bound)) == (operator == ">=") for operator, bound in bounds)
 
 
 def release(version):
