@@ -61,7 +61,8 @@ class ProcessIdentity:
 
 
 def _works_on(command: list[str], name: str) -> bool:
-    return bool(name) and "-m" in command and any(Path(argument).name == name for argument in command)
+    # A folder's full path: `python -m studio show RUN` names the run too, and works on nothing.
+    return bool(name) and "-m" in command and any(Path(argument).name == name and Path(argument).is_absolute() for argument in command)
 
 
 def find_process(working_on: str) -> ProcessIdentity | None:

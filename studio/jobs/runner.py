@@ -126,8 +126,8 @@ def list_checkpoints(paths: RunPaths) -> list[Path]:
     """The run's whole checkpoints, earliest step first. One is written under another name and renamed when it is whole."""
     if not paths.checkpoints.is_dir():
         return []
-    found = [path for path in paths.checkpoints.iterdir() if _step_of(path) >= 0 and not path.is_symlink() and (path / "state.json").is_file()]
-    return sorted(found, key=_step_of)
+    found = [path for path in paths.checkpoints.iterdir() if _step_of(path) >= 0 and not path.is_symlink()]
+    return sorted((path for path in found if (path / "state.json").is_file()), key=_step_of)
 
 
 def wait_for_run(home: StudioHome, run_id: str, *, every_s: float = 0.5, module: str = TRAIN_MODULE) -> Iterator[RunStatus]:
