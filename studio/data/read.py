@@ -1,0 +1,175 @@
+"""Rows from files: JSON lines, JSON, CSV and Parquet, each with the line a person finds it at.
+
+JSON lines and CSV are read line by line, Parquet batch by batch, so a big file costs no more memory than the rows kept of it. A JSON
+array has to be parsed as a whole and is therefore limited to MAX_JSON_BYTES; a single line, to MAX_LINE_BYTES.
+
+Only files inside the folder a person names are read: a link that leads out of it is refused, so an unpacked archive cannot point at
+somebody's keys.
+
+Does not know: what the columns mean (detect.py), nor which rows are kept (load.py).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from studio.core.errors import DataError, from_os_error
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+MAX_JSON_BYTES = 512 * 2**20
+MAX_LINE_BYTES = 16 * 2**20
+PARQUET_BATCH = 1024
+KINDS = "The studio reads .jsonl, .json, .csv and .parquet files, and folders of these."
+
+HELD_OUT_NAMES = ("validation", "valid", "val", "dev", "eval", "test")
+"""Names of a split of its own, the preferred first."""
+
+
+class Row(NamedTuple):
+    """One row as it stands in a file. `line` counts from 1: a line of text files, an entry of JSON arrays, a row of Parquet."""
+
+    values: dict[str, Any]
+    line: int
+    file: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}, line {self.line}" if self.file else f"row {self.line}"
+
+
+def find_files(path: Path) -> dict[str, list[Path]]:
+    """The data files at `path` (a file, or a folder and its subfolders) by split: 'train', and a held-out name where there is one.
+
+    A split is told by the file's name: test.jsonl, validation-00000-of-00001.parquet. Raises DataError.
+    """
+    root = path.resolve()
+    if root.is_file():
+        if root.suffix.lower() not in SUFFIXES:
+            raise DataError(f"{path.name} is no data file the studio reads.", KINDS)
+        return {"train": [root]}
+    if not root.is_dir():
+        raise DataError(f"There is no file or folder {path}.", "Check the path, or upload the file.")
+    splits: dict[str, list[Path]] = {}
+    for file in sorted(root.rglob("*")):
+        if file.suffix.lower() in SUFFIXES and file.is_file() and not file.name.startswith("."):
+            if not file.resolve().is_relative_to(root):
+                raise DataError(f"{file.name} is a link that leads out of the folder {path.name}.", "Put the file itself into the folder.")
+            splits.setdefault(_split_of(file), []).append(file)
+    if not splits:
+        raise DataError(f"The folder {path.name} holds no data file.", KINDS)
+    return splits
+
+
+def _split_of(file: Path) -> str:
+    first = re.split(r"[^a-z]+", file.stem.lower())[0]
+    return first if first in HELD_OUT_NAMES else "train"
+
+
+def read_rows(file: Path) -> Iterator[Row]:
+    """Rows of one file in order. Raises DataError naming the line that cannot be read."""
+    readers = {".jsonl": _read_json_lines, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
+    try:
+        for line, values in readers[file.suffix.lower()](file):
+            if not isinstance(values, dict):
+                raise DataError(f"{file.name}, line {line}: expected an object with named columns, found {_kind(values)}.", KINDS)
+            yield Row(values, line, file.name)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file.name} is not UTF-8 text: {error.reason} at byte {error.start}.", "Save it as UTF-8.") from error
+    except OSError as error:
+        raise from_os_error(error, f"reading {file.name}") from error
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _read_json_lines(file: Path) -> Iterator[tuple[int, Any]]:
+    with file.open("rb") as lines:
+        line = 0
+        while block := lines.readline(MAX_LINE_BYTES + 1):
+            line += 1
+            if len(block) > MAX_LINE_BYTES:
+                raise DataError(
+                    f"{file.name}, line {line} is longer than {MAX_LINE_BYTES // 2**20} MiB.",
+                    "One row a line is expected; a JSON array goes into a .json file.",
+                )
+            if text := block.decode("utf-8-sig" if line == 1 else "utf-8").strip():
+                yield line, _parse(text, file, line)
+
+
+def _parse(text: str, file: Path, line: int) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", "it is nested too deeply")
+        at = line + getattr(error, "lineno", 1) - 1
+        raise DataError(f"{file.name}, line {at} is not valid JSON: {reason}.", "Repair or remove that line.") from error
+
+
+def _read_json(file: Path) -> Iterator[tuple[int, Any]]:
+    """An array of rows, an object that holds one, or (as many tools name it) JSON lines."""
+    if _holds_lines(file):
+        yield from _read_json_lines(file)
+        return
+    if file.stat().st_size > MAX_JSON_BYTES:
+        raise DataError(f"{file.name} is larger than {MAX_JSON_BYTES // 2**20} MiB.", "Save it as JSON lines, one row a line.")
+    data = _parse(file.read_text(encoding="utf-8-sig"), file, 1)
+    if isinstance(data, dict):
+        lists = [value for value in data.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+        data = lists[0] if len(lists) == 1 else [data]
+    if not isinstance(data, list):
+        raise DataError(f"{file.name} holds {_kind(data)} where a list of rows is expected.", KINDS)
+    yield from enumerate(data, start=1)
+
+
+def _holds_lines(file: Path) -> bool:
+    with file.open("rb") as lines:
+        first = lines.readline(MAX_LINE_BYTES).strip()
+        more = lines.readline(MAX_LINE_BYTES).strip()
+    try:
+        return more[:1] == b"{" and isinstance(json.loads(first.decode("utf-8-sig")), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _read_csv(file: Path) -> Iterator[tuple[int, Any]]:
+    csv.field_size_limit(MAX_LINE_BYTES)
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.reader(lines, strict=True)
+        try:
+            header = next(reader, [])
+            if len(set(header)) != len(header):
+                raise DataError(f"{file.name} names a column twice: {', '.join(header)}.", "Give every column a name of its own.")
+            end = reader.line_num
+            for cells in reader:
+                start, end = end + 1, reader.line_num
+                if len(cells) not in (0, len(header)):
+                    raise DataError(
+                        f"{file.name}, line {start} has {len(cells)} cells, the header {len(header)}.",
+                        "A comma or a line break inside a text needs quotation marks around the text.",
+                    )
+                if cells:
+                    yield start, dict(zip(header, cells, strict=True))
+        except csv.Error as error:
+            raise DataError(f"{file.name}, line {reader.line_num} is not valid CSV: {error}.", "Check its quotation marks.") from error
+
+
+def _read_parquet(file: Path) -> Iterator[tuple[int, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(file) as table:
+            line = 0
+            for batch in table.iter_batches(batch_size=PARQUET_BATCH):
+                for values in batch.to_pylist():
+                    line += 1
+                    yield line, values
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{file.name} is not a readable Parquet file: {error}", "Write it anew, or convert it to JSON lines.") from error
