@@ -22,6 +22,8 @@ FILES = sorted((ROOT / "studio").rglob("*.py"))
 MAY_IMPORT = {
     # The form shows the methods' cards, the model's shape and the plan; these, as all else the page imports, stay free of torch.
     "ui": {"jobs", "plots", "analysis", "data", "core", "methods", "models.plan", "models.hardware", "models.shape"},
+    # The command line starts the page, and does the rest over the same functions as the page does.
+    "cli": {"ui", "jobs", "plots", "analysis", "data", "methods", "models", "core"},
     "train": {"methods", "models", "data", "core"},
     "evals": {"play", "methods", "models", "data", "core"},
     "play": {"methods", "models", "core"},

@@ -1,0 +1,92 @@
+"""`plan`, `preview`, `presets`: what a run would be, before anything is started."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from studio.cli.output import print_json, print_table
+from studio.cli.serve import ensure_starter
+from studio.cli.train import add_spec_arguments, plan_run, read_checked_spec
+from studio.core.catalog import parse_preset, preset_names
+from studio.core.paths import StudioHome
+from studio.core.spec import RunSpec, with_overrides
+from studio.core.units import show_bytes, show_count, show_duration
+from studio.jobs.worker import Worker
+
+
+def add_verbs(verbs: Any) -> None:
+    plan = verbs.add_parser(
+        "plan", help="parameters, memory and time of a run, before anything is downloaded or started",
+        epilog="example: python -m studio plan lecture --set method.rank=16",
+    )  # fmt: skip
+    add_spec_arguments(plan)
+    plan.set_defaults(verb=run_plan)
+    preview = verbs.add_parser(
+        "preview", help="a dataset as the studio reads it: format, columns, first rows, what is dropped",
+        epilog="example: python -m studio preview rows.jsonl --set data.format=alpaca",
+    )  # fmt: skip
+    preview.add_argument("data", metavar="DATA", help="starter, a hub id, or a path to a file or folder")
+    preview.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for example data.columns.prompt=question")
+    preview.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    preview.set_defaults(verb=run_preview)
+    presets = verbs.add_parser("presets", help="the presets there are")
+    presets.set_defaults(verb=run_presets)
+
+
+def run_plan(options: argparse.Namespace, home: StudioHome) -> int:
+    plan = plan_run(read_checked_spec(options.spec, options.set), home)
+    if options.json:
+        print_json(plan)
+    else:
+        print("\n".join(describe_lines(plan)))
+    return 0
+
+
+def run_preview(options: argparse.Namespace, home: StudioHome) -> int:
+    spec = RunSpec.parse(with_overrides({"data": {"source": options.data}}, options.set))
+    ensure_starter(home, spec)
+    parts = spec.to_json()
+    worker = Worker("studio.data", home.root / "logs" / "data.log", arguments=["--home", str(home.root)])
+    try:
+        preview = worker.call("preview", data=parts["data"], model=parts["model"], training=parts["training"])
+    finally:
+        worker.close()
+    if options.json:
+        print_json(preview)
+    else:
+        print("\n".join(describe_lines(preview)))
+    return 0
+
+
+def run_presets(options: argparse.Namespace, home: StudioHome) -> int:
+    specs = [(name, parse_preset(name)) for name in preset_names()]
+    print_table(("PRESET", "MODEL", "DATA", "METHOD"), ((name, s.model.id, s.data.source, s.method.family) for name, s in specs))
+    return 0
+
+
+def describe_lines(data: dict[str, Any], indent: str = "") -> Iterator[str]:
+    """A nested result as lines for a person; the unit in a name decides how its number is shown."""
+    for key, value in data.items():
+        title = key.replace("_", " ")
+        if isinstance(value, dict):
+            yield f"{indent}{title}"
+            yield from describe_lines(value, indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            yield f"{indent}{title}"
+            for item in value:
+                yield from describe_lines(item, indent + "  ")
+                yield ""
+        else:
+            yield f"{indent}{title}: {describe_value(key, value)}"
+
+
+def describe_value(name: str, value: Any) -> str:
+    """1000000, named peak_bytes, as '1 MB'."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+    for ending, show in (("bytes", show_bytes), ("parameters", show_count), ("seconds", show_duration), ("_s", show_duration)):
+        if name.endswith(ending) and not name.endswith("per_s"):
+            return show(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
