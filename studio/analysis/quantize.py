@@ -25,6 +25,7 @@ from studio.core.errors import AnalysisError
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 SECOND_BLOCK_SIZE = 256
 SMALLEST_DIVISOR = np.float32(1e-38)
+SMALLEST_ROW_MAXIMUM = np.float32(1e-36)
 _BINS_HALF = np.float32(32767.5)
 
 
@@ -163,8 +164,12 @@ def quantize_rows(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """LLM.int8: each row in steps of its maximum / 127. Returns int8 codes (out, in) and row maxima float32 (out,)."""
     maxima = np.abs(weights).max(axis=1).astype(np.float32)
     check_finite(maxima)
-    scale = np.float32(1) / np.where(maxima == 0, np.float32(1), maxima) * np.float32(127)  # rounded twice, as torch does
-    return np.rint(weights * scale[:, None]).astype(np.int8), maxima
+    return np.rint(weights * row_scale(maxima)[:, None]).astype(np.int8), maxima
+
+
+def row_scale(maxima: np.ndarray) -> np.ndarray:
+    """127 / maximum of each row, float32, rounded twice as torch does; rows below 1e-36 get the scale of that, which is finite."""
+    return np.float32(1) / np.maximum(maxima, SMALLEST_ROW_MAXIMUM) * np.float32(127)
 
 
 def dequantize_rows(codes: np.ndarray, maxima: np.ndarray) -> np.ndarray:
