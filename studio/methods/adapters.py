@@ -8,6 +8,7 @@ base is touched. Paths and names of the same base differ between machines: a dif
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from studio.core.files import read_json
 from studio.core.spec import RunSpec
 from studio.methods.base import get_method
 from studio.methods.saving import CONFIG_NAME, WEIGHTS_NAME
+from studio.methods.targets import pattern_rank
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -52,7 +54,12 @@ class AdapterInfo:
         if self.family == "lora":
             modules = self.settings.get("target_modules") or []
             count = 1 if isinstance(modules, str) else len(modules)
-            return f"rank {self.settings.get('r')}, alpha {self.settings.get('lora_alpha'):g}, {count} modules"
+            alpha = self.settings.get("lora_alpha")
+            return (
+                f"rank {self.settings.get('r')}, alpha {alpha:g}, {count} modules"
+                if isinstance(alpha, (int, float))
+                else f"{count} modules"
+            )
         if self.family == "adapter":
             return f"{self.settings.get('placement')}, bottleneck {self.settings.get('bottleneck')}"
         return f"{self.settings.get('num_virtual_tokens')} virtual tokens"
@@ -77,7 +84,37 @@ def describe_adapter(folder: Path) -> AdapterInfo:
     _refuse_rewriting(folder, settings)
     shapes, parameters = _read_header(_weights_file(folder))
     size = (folder / WEIGHTS_NAME).stat().st_size
-    return AdapterInfo(family, settings, str(settings.get("base_model_name_or_path") or ""), shapes, parameters, size)
+    info = AdapterInfo(family, settings, str(settings.get("base_model_name_or_path") or ""), shapes, parameters, size)
+    _check_agreement(folder, info)
+    return info
+
+
+def _check_agreement(folder: Path, info: AdapterInfo) -> None:
+    """The config and the weights must be of one adapter, or PEFT fails half-way with the base already changed."""
+    for name, shape in info.shapes.items():
+        promised = _promised_rows(info, name)
+        if promised is not None and (not shape or shape[0] != promised):
+            shown = " × ".join(map(str, shape))
+            raise MethodError(
+                f"The adapter in {folder.name} contradicts itself: {CONFIG_NAME} says {promised}, and {name} is {shown}.",
+                "Copy or export the adapter again, both files from the same run.",
+            )
+
+
+def _promised_rows(info: AdapterInfo, name: str) -> int | None:
+    """How many rows the config gives this tensor; None where it does not say."""
+    settings = info.settings
+    if info.family == "prefix":
+        return settings.get("num_virtual_tokens")
+    if info.family == "adapter":
+        return settings.get("bottleneck") if name.endswith(".bottleneck_down.weight") else None
+    place, _, part = name.removeprefix("base_model.model.").partition(".lora_")
+    if part != "A.weight":
+        return None
+    try:
+        return pattern_rank(settings.get("r"), dict(settings.get("rank_pattern") or {}), place)
+    except (TypeError, ValueError, re.error) as error:
+        raise MethodError(f"The rank_pattern in {CONFIG_NAME} is damaged.", "Copy or export the adapter again.") from error
 
 
 def _refuse_rewriting(folder: Path, settings: dict[str, Any]) -> None:
@@ -191,7 +228,7 @@ def check_fits(model: nn.Module, info: AdapterInfo) -> None:
     """Raise MethodError, naming both shapes, where the adapter's tensors do not fit `model`'s modules."""
     from studio.methods.fit import misfits
 
-    problems = misfits(model, info.family, info.shapes)
+    problems = misfits(model, info)
     if problems:
         where = f" It was trained on {info.base}." if info.base else ""
         raise MethodError(f"The adapter does not fit this base: {problems[0]}.{where}", "Load it on the base it was trained on.")

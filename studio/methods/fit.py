@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from studio.methods.frozen_base import widths
@@ -9,21 +11,24 @@ from studio.methods.frozen_base import widths
 if TYPE_CHECKING:
     from torch import nn
 
+    from studio.methods.adapters import AdapterInfo
+
 PREFIX_OF_PEFT = "base_model.model."
 
 MARKS = {"lora": ".lora_", "adapter": ".bottleneck_"}
 """What stands between a module's name and an adapter's tensor in the file."""
 
 PARTS = {
-    "lora": ("A.weight", "B.weight", "magnitude_vector"),
+    "lora": ("A.weight", "B.weight", "B.bias", "magnitude_vector"),
     "adapter": ("down.weight", "down.bias", "up.weight", "up.bias"),
 }
 
 Shapes = dict[str, tuple[int, ...]]
 
 
-def misfits(model: nn.Module, family: str, shapes: Shapes) -> list[str]:
-    """Why these tensors cannot be put on `model`, each naming both shapes; empty where they can."""
+def misfits(model: nn.Module, info: AdapterInfo) -> list[str]:
+    """Why this adapter cannot be put on `model`, each naming both shapes; empty where it can."""
+    family, shapes = info.family, info.shapes
     if family == "prefix":
         return _prefix_misfits(model, shapes)
     modules = base_modules(model)
@@ -37,7 +42,23 @@ def misfits(model: nn.Module, family: str, shapes: Shapes) -> list[str]:
         else:
             check = _lora_misfit if family == "lora" else _adapter_misfit
             found += check(place, part, shape, modules[place])
-    return found
+    return found or _layer_misfits(modules, info)
+
+
+def _layer_misfits(modules: dict[str, nn.Module], info: AdapterInfo) -> list[str]:
+    """An adapter of a model with fewer layers of the same widths: PEFT would leave the layers above without one."""
+    if info.settings.get("layers_to_transform") is not None or isinstance(info.settings.get("target_modules"), str):
+        return []
+    there = _layers(name for name, module in modules.items() if hasattr(module, "in_features") or hasattr(module, "nf"))
+    adapted = _layers(name.removeprefix(PREFIX_OF_PEFT) for name in info.shapes)
+    if not adapted or adapted == there:
+        return []
+    return [f"it adapts {len(adapted)} layers, and this model has {len(there)}"]
+
+
+def _layers(names: Iterable[str]) -> set[str]:
+    """Paths up to a layer's number: 'model.layers.0'."""
+    return {match.group(1) for name in names if (match := re.match(r"(.*?\.\d+)\.", name))}
 
 
 def base_modules(model: nn.Module) -> dict[str, nn.Module]:

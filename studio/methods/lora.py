@@ -131,7 +131,7 @@ class LoraMethod:
     def save(self, model: PeftModel, folder: Path, spec: RunSpec) -> None:
         method = _lora_spec(spec)
         if method.init not in REWRITES_BASE:
-            saving.write_adapter(model, folder, spec, changes={"init_lora_weights": True})
+            saving.write_adapter(model, folder, spec, changes={"init_lora_weights": True, "eva_config": None})
             return
         initial = getattr(model, "initial_lora", None)
         if initial is None:
@@ -222,8 +222,9 @@ def _check_on_model(method: LoraSpec, model: PreTrainedModel, config: LoraConfig
         )
     for name in names:
         limit = min(frozen_base.widths(linears[name]))
-        if pattern_rank(method, name) > limit:
-            raise MethodError(f"Rank {pattern_rank(method, name)} is above the rank {limit} that {name} can have.", f"Use at most {limit}.")
+        rank = pattern_rank(method.rank, method.rank_pattern, name)
+        if rank > limit:
+            raise MethodError(f"Rank {rank} is above the rank {limit} that {name} can have.", f"Use at most {limit}.")
 
 
 def _initialize_eva(model: PeftModel, batches: Batches) -> None:

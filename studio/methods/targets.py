@@ -77,15 +77,15 @@ def find_targets(method: LoraSpec, shape: ModelShape) -> Iterator[Target]:
         for linear in shape.linears:
             full = f"{path}.{layer}.{linear.name}"
             if matches(full, names):
-                yield Target(layer, linear, pattern_rank(method, full))
+                yield Target(layer, linear, pattern_rank(method.rank, method.rank_pattern, full))
 
 
-def pattern_rank(method: LoraSpec, name: str) -> int:
-    """The rank at a module: that of the first pattern that matches the end of its name, else the method's."""
-    for pattern, rank in method.rank_pattern.items():
+def pattern_rank(rank: int, patterns: dict[str, int], name: str) -> int:
+    """The rank at a module: that of the first pattern that matches the end of its name, else `rank`."""
+    for pattern, own in patterns.items():
         if re.match(rf"(.*\.)?({pattern})$", name):
-            return rank
-    return method.rank
+            return own
+    return rank
 
 
 def invalid_patterns(method: LoraSpec) -> list[str]:
