@@ -1,0 +1,63 @@
+"""From logits to a token: greedy, or temperature, top-k and top-p, each pane with the same seed's random numbers.
+
+Every pane draws from a generator of its own with the same seed, so its n-th token meets the same random number as every other pane's
+n-th: what differs between the answers is the adapter. Top-p is nucleus sampling (arXiv 1904.09751).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from studio.core.errors import PlayError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """temperature 0 is greedy; top_k 0 and top_p 1 cut nothing off."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_new_tokens: int = 256
+    seed: int = 0
+
+    @classmethod
+    def parse(cls, data: dict[str, Any]) -> Sampling:
+        """Checked values. Raises PlayError with every problem."""
+        try:
+            made = cls(
+                float(data.get("temperature", 0)), float(data.get("top_p", 1)), int(data.get("top_k", 0)),
+                int(data.get("max_new_tokens", 256)), int(data.get("seed", 0)),
+            )  # fmt: skip
+        except (TypeError, ValueError) as error:
+            raise PlayError("The sampling settings must be numbers.", "Clear them to take the defaults.") from error
+        problems = [
+            text for wrong, text in (
+                (not 0 <= made.temperature <= 5, "temperature goes from 0 to 5"),
+                (not 0 < made.top_p <= 1, "top_p is above 0 and at most 1"),
+                (made.top_k < 0, "top_k is 0 or more"),
+                (not 1 <= made.max_new_tokens <= 32768, "new tokens go from 1 to 32768"),
+            ) if wrong
+        ]  # fmt: skip
+        if problems:
+            raise PlayError(f"These sampling settings cannot be used: {'; '.join(problems)}.")
+        return made
+
+
+def pick_token(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """The next token from one row's logits (vocabulary,)."""
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    probabilities = torch.softmax(logits.float() / sampling.temperature, dim=-1)
+    if sampling.top_k:
+        kept = probabilities.topk(min(sampling.top_k, probabilities.numel()))
+        probabilities = torch.zeros_like(probabilities).scatter_(0, kept.indices, kept.values)
+    if sampling.top_p < 1:
+        ordered, indices = probabilities.sort(descending=True)
+        # A token stays while the mass before it is below top_p, so the first always stays.
+        ordered[(ordered.cumsum(0) - ordered) >= sampling.top_p * ordered.sum()] = 0
+        probabilities = torch.zeros_like(probabilities).scatter_(0, indices, ordered)
+    return int(torch.multinomial(probabilities, 1, generator=generator))

@@ -1,0 +1,167 @@
+"""One run as a person reads it: the list's rows, the header with its progress, the sample answers, the settings. HTML only, no widgets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from studio.core.files import read_lines
+from studio.core.paths import RunPaths
+from studio.core.records import RunResult, RunStatus, StepRecord
+from studio.core.spec import RunSpec
+from studio.core.units import show_bytes, show_count, show_duration, show_share
+from studio.jobs.store import RunRecord, RunSummary
+from studio.ui import markup
+
+FAMILY_TITLES = {"lora": "LoRA", "qlora": "QLoRA", "adapter": "Adapter", "prefix": "Prefix"}
+STATUS_WORDS = {
+    RunStatus.QUEUED: "waiting", RunStatus.RUNNING: "running", RunStatus.STOPPING: "saving", RunStatus.FINISHED: "finished",
+    RunStatus.STOPPED: "stopped", RunStatus.CANCELLED: "cancelled", RunStatus.FAILED: "failed", RunStatus.LOST: "lost",
+}  # fmt: skip
+STATUS_HELP = {
+    RunStatus.QUEUED: "It starts as soon as the run before it ends.",
+    RunStatus.LOST: "Its process ended without a word: it was killed, or the machine went down. What it had saved is kept; Resume goes on "
+    "from the last checkpoint.",
+    RunStatus.CANCELLED: "Nothing was kept but the settings, the curve and the log.",
+    RunStatus.STOPPED: "Stopped on request; the adapter as it was then is saved and can be used.",
+}
+
+
+def chip(status: RunStatus) -> str:
+    return f'<span class="chip {status.value}">{STATUS_WORDS[status]}</span>'
+
+
+def list_html(runs: Sequence[RunSummary], selected: str) -> str:
+    """Every run as a row to press, newest first."""
+    if not runs:
+        return markup.empty("No runs yet", "Press Train on the Train tab.")
+    rows = "".join(_row(run, run.id == selected) for run in runs)
+    return f'<div class="run-list" role="list">{rows}</div>'
+
+
+def _row(run: RunSummary, selected: bool) -> str:
+    change = ""
+    if run.eval_loss_before and run.eval_loss_after is not None:
+        change = f"{run.eval_loss_after:.3f} <small>({100 * (run.eval_loss_after / run.eval_loss_before - 1):+.0f} %)</small>"
+    elif run.total_steps and run.status.is_active:
+        change = f"{100 * run.steps / run.total_steps:.0f} %"
+    facts = f"{FAMILY_TITLES.get(run.family, run.family)} · {run.created:%d %b %H:%M}"
+    return (
+        f'<button class="run-row{" selected" if selected else ""}" data-run="{markup.escape(run.id)}" aria-pressed="{str(selected).lower()}">'
+        f"<span><b>{markup.escape(run.name)}</b><small>{markup.escape(facts)}</small></span>"
+        f"<span class=\"right\">{chip(run.status)}<em>{change}</em></span>{markup.sparkline(run.sparkline, 72, 26)}</button>"
+    )
+
+
+def header_html(record: RunRecord, records: Sequence[StepRecord]) -> str:
+    """Name, status, progress with the time left, and the run's figures."""
+    spec = record.spec
+    facts = " · ".join([FAMILY_TITLES[spec.method.family], _last_part(spec.model.id), _last_part(spec.data.source)])
+    title = f'<div class="run-title"><h2>{markup.escape(record.name)}</h2>{chip(record.status)}<small>{markup.escape(facts)}</small></div>'
+    help_text = STATUS_HELP.get(record.status, "")
+    body = _failure(record.result) + (markup.notice(help_text, "warn" if record.status is RunStatus.LOST else "info") if help_text else "")
+    if record.status.is_active:
+        body += _progress(record, records)
+    return title + body + _figures(record, records)
+
+
+def _progress(record: RunRecord, records: Sequence[StepRecord]) -> str:
+    progress = record.progress
+    step, total = progress.step, progress.total_steps
+    phase = progress.phase or "starting"
+    left = time_left_s(records, step, total)
+    text = f"{phase[:1].upper()}{phase[1:]}" + (f" · step {step:,} of {total:,}" if total else "") + (f" · {show_duration(left)} left" if left else "")
+    bar = markup.progress_bar(step / total if total else 0.0, text, "" if total else "waiting")
+    return f'<div class="run-progress">{bar}<p>{markup.escape(text)}</p></div>'
+
+
+def time_left_s(records: Sequence[StepRecord], step: int, total: int) -> float:
+    """Seconds to the end at the pace since the first logged step, evaluations included; 0 where it cannot be told yet."""
+    timed = [record for record in records if record.seconds > 0]
+    if len(timed) < 2 or not total or step <= timed[0].step:
+        return 0.0
+    pace = (timed[-1].seconds - timed[0].seconds) / max(1, timed[-1].step - timed[0].step)
+    return pace * (total - step)
+
+
+def _failure(result: RunResult | None) -> str:
+    if result is None or result.error is None:
+        return ""
+    message, hint = str(result.error.get("message", "")), str(result.error.get("hint", ""))
+    return markup.notice(f"{message}\n{hint}".strip(), "bad", "This run failed.")
+
+
+def _figures(record: RunRecord, records: Sequence[StepRecord]) -> str:
+    result, plan = record.result, record.plan or {}
+    evals = [item.eval_loss for item in records if item.eval_loss is not None]
+    speeds = [item.tokens_per_s for item in records if item.tokens_per_s]
+    memory = max((item.memory_bytes or 0 for item in records), default=0)
+    trainable = result.trainable_parameters if result and result.trainable_parameters else int(plan.get("trainable_parameters", 0))
+    total = result.total_parameters if result and result.total_parameters else int(plan.get("total_parameters", 0))
+    cells = []
+    if evals:
+        change = f"{100 * (evals[-1] / evals[0] - 1):+.1f} % from {evals[0]:.3f}" if len(evals) > 1 and evals[0] else "before training"
+        cells.append(markup.stat("held-out loss", f"{evals[-1]:.3f}", change, "good" if evals[-1] < evals[0] else ""))
+    if trainable:
+        cells.append(markup.stat("trained", show_count(trainable), f"{show_share(trainable, total)} of {show_count(total)}"))
+    if speeds:
+        cells.append(markup.stat("speed", f"{speeds[-1]:,.0f}", "tokens per second"))
+    peak = max(memory, result.peak_memory_bytes if result else 0)
+    if peak:
+        planned = plan.get("total_bytes")
+        cells.append(markup.stat("peak memory", show_bytes(peak), f"{show_bytes(planned)} planned" if planned else ""))
+    seconds = result.seconds if result and result.seconds else (records[-1].seconds if records else 0)
+    if seconds:
+        cells.append(markup.stat("time", show_duration(seconds), f"{records[-1].tokens:,} tokens" if records else ""))
+    return markup.stats(cells) if cells else ""
+
+
+def samples_html(paths: RunPaths) -> str:
+    """Each sample prompt with its answers at every evaluation, the latest open."""
+    lines, _ = read_lines(paths.samples)
+    by_prompt: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        by_prompt.setdefault(str(line.get("prompt", "")), []).append(line)
+    if not by_prompt:
+        return ""
+    blocks = "".join(_sample(prompt, answers) for prompt, answers in by_prompt.items())
+    return f'{markup.heading("", "The same prompts, as it learns")}<div class="samples">{blocks}</div>'
+
+
+def _sample(prompt: str, answers: Sequence[dict[str, Any]]) -> str:
+    shown = "".join(
+        f"<details{' open' if index == len(answers) - 1 else ''}><summary>step {int(answer.get('step', 0)):,}</summary>"
+        f"<pre>{markup.escape(str(answer.get('answer', '')))}</pre></details>"
+        for index, answer in enumerate(answers)
+    )
+    return f'<article><p class="prompt">{markup.escape(prompt)}</p>{shown}</article>'
+
+
+def details_html(record: RunRecord) -> str:
+    """What was changed from the defaults, then where it ran."""
+    changed = changed_settings(record.spec)
+    settings = markup.table(["setting", "value"], changed) if changed else markup.empty("Every setting is the default.")
+    surroundings = [(key, _flat(value)) for key, value in (record.environment or {}).items()]
+    where = markup.table(["surroundings", ""], surroundings) if surroundings else ""
+    return f'<p class="path">Folder: <code>{markup.escape(str(record.paths.folder))}</code></p>{settings}{where}'
+
+
+def changed_settings(spec: RunSpec) -> list[tuple[str, str]]:
+    """Settings that differ from the defaults of the same method, as (name, value)."""
+    default = RunSpec.parse({"method": {"family": spec.method.family}}).to_json()
+    found = []
+    for part, values in spec.to_json().items():
+        if not isinstance(values, dict):
+            continue
+        found += [(f"{part}.{name}", _flat(value)) for name, value in values.items() if name == "family" or value != default[part][name]]
+    return found
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _last_part(text: str) -> str:
+    return text.rstrip("/").rsplit("/", 1)[-1]

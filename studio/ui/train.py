@@ -1,0 +1,196 @@
+"""The Train tab: left the choice, right its consequence, then one button.
+
+Builds the form and wires it; what a plan or a preview looks like is in plan_panel.py and data_panel.py. Starting a run hands the spec
+to studio.jobs and returns at once: nothing on this page lives as long as a run.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from studio.core.catalog import load_preset, preset_names, read_spec
+from studio.core.errors import SpecError, StudioError
+from studio.core.spec import RunSpec
+from studio.jobs import runner
+from studio.methods import get_method
+from studio.models.plan import check, make_plan
+from studio.models.shape import find_shape
+from studio.ui import data_panel, markup, plan_panel
+from studio.ui.form import FAMILY_GROUP, Form
+from studio.ui.guard import guarded
+from studio.ui.studio import Studio
+
+FAMILIES = ("lora", "qlora", "adapter", "prefix")
+
+
+class TrainTab(NamedTuple):
+    """What other tabs need of this one: the form to fill, and the state that names the run just started."""
+
+    form: Form
+    started: gr.State
+    groups: dict[str, gr.Group]
+
+
+def build(studio: Studio) -> TrainTab:
+    form = Form()
+    with gr.Row(elem_classes="preset-row"):
+        preset = gr.Dropdown(["", *preset_names()], value="quickstart", label="Start from", info="A preset fills the form; change what you like.", scale=2)
+        form.field("name", placeholder="named after the preset or method", scale=3)
+    with gr.Row(elem_classes="two-columns", equal_height=False):
+        with gr.Column(scale=7, min_width=360):
+            _model_section(studio, form)
+            data = _data_section(studio, form)
+            groups = _method_section(form)
+            _training_section(form)
+        with gr.Column(scale=5, min_width=340, elem_classes="consequence"):
+            gr.HTML(markup.heading("5", "The plan", "What these choices cost, before anything is downloaded or started."))
+            plan = gr.HTML(markup.empty("Working it out…"), elem_id="plan", padding=False)
+            train = gr.Button("Train", variant="primary", size="lg", elem_id="train-button")
+            with gr.Accordion("As JSON, and from the command line", open=False):
+                spec_json = gr.Code(language="json", label="spec.json", interactive=False, max_lines=18)
+                gr.Markdown("Save it as `spec.json`, then `python -m studio train spec.json` starts the same run, "
+                            "and `python -m studio plan spec.json` prints this plan.")  # fmt: skip
+                load = gr.UploadButton("Load a spec.json", file_types=[".json"], size="sm")
+    started = gr.State("")
+    tab = TrainTab(form, started, groups)
+    _wire(studio, tab, preset, load, train, plan, spec_json)
+    data_panel.wire(studio, form, data)
+    return tab
+
+
+def _model_section(studio: Studio, form: Form) -> None:
+    gr.HTML(markup.heading("1", "Base model", "Stays frozen. Only what the method adds is trained."))
+    model = gr.Dropdown(studio.model_choices(), value="starter", label="Base model", allow_custom_value=True,
+                        info="A name from the list, any hub id, or a path to a folder or GGUF file.", elem_id="base-model")  # fmt: skip
+    form.add("model.id", model)
+    with gr.Accordion("How it is held in memory", open=False), gr.Row():
+        form.field("model.quantization")
+        form.field("model.dtype")
+        form.field("model.double_quantization")
+        form.field("model.attention")
+        form.field("model.revision", placeholder="main")
+        form.field("model.trust_remote_code")
+
+
+def _data_section(studio: Studio, form: Form) -> data_panel.DataPanel:
+    gr.HTML(markup.heading("2", "Dataset", "Rows of prompts and answers. The answers are what the model learns."))
+    with gr.Row():
+        source = gr.Dropdown(studio.dataset_choices(), value="starter", label="Dataset", allow_custom_value=True, scale=4,
+                             info="A name from the list, any hub id, or a path.", elem_id="dataset")  # fmt: skip
+        upload = gr.UploadButton("Upload a file", file_types=[".jsonl", ".json", ".csv", ".parquet"], scale=1, min_width=120)
+    form.add("data.source", source)
+    with gr.Accordion("Format, columns and what is held out", open=False), gr.Row():
+        form.field("data.format")
+        form.field("data.columns", placeholder="prompt=question, completion=answer")
+        form.field("data.max_rows")
+        form.field("data.held_out")
+        form.field("data.max_held_out_rows")
+        form.field("data.split")
+        form.field("data.config")
+        form.field("data.system_prompt")
+    return data_panel.build(source, upload)
+
+
+def _method_section(form: Form) -> dict[str, gr.Group]:
+    gr.HTML(markup.heading("3", "Method", "Orange is trained, blue is frozen."))
+    choices = [(f"{get_method(family).title} — {get_method(family).sentence}", family) for family in FAMILIES]
+    family = gr.Radio(choices, value="lora", show_label=False, container=False, label="Method", elem_classes="method-cards")
+    form.add("method.family", family)
+    with gr.Group(elem_classes="fields") as lora:
+        with gr.Row():
+            form.field("lora.rank")
+            form.field("lora.alpha")
+            form.field("lora.targets")
+        with gr.Accordion("More about LoRA", open=False), gr.Row():
+            for name in ("dropout", "init", "layers", "rank_pattern", "lora_plus_ratio", "rslora", "dora"):
+                form.field(f"lora.{name}")
+    with gr.Group(elem_classes="fields", visible=False) as adapter, gr.Row():
+        for name in ("bottleneck", "placement", "activation", "reduction_factor", "dropout"):
+            form.field(f"adapter.{name}")
+    with gr.Group(elem_classes="fields", visible=False) as prefix, gr.Row():
+        for name in ("virtual_tokens", "init", "init_text", "projection", "projection_hidden"):
+            form.field(f"prefix.{name}")
+    groups = {"lora": lora, "adapter": adapter, "prefix": prefix}
+    family.change(lambda value: [gr.update(visible=FAMILY_GROUP[value] == name) for name in groups], family, list(groups.values()),
+                  show_progress="hidden", queue=False)  # fmt: skip
+    return groups
+
+
+def _training_section(form: Form) -> None:
+    gr.HTML(markup.heading("4", "Training", "The few that matter; the rest is folded away."))
+    with gr.Row():
+        for name in ("epochs", "learning_rate", "batch_size", "max_length"):
+            form.field(f"training.{name}")
+    form.field("training.sample_prompts", placeholder="One prompt per line")
+    with gr.Accordion("Everything else", open=False), gr.Row():
+        for name in (
+            "max_steps", "accumulation", "schedule", "warmup", "optimizer", "weight_decay", "max_grad_norm", "loss_on", "too_long", "padding",
+            "precision", "eval_every", "log_every", "save_every", "keep_checkpoints", "patience", "seed", "report_to", "keep_best",
+            "labelled_head", "gradient_checkpointing",
+        ):  # fmt: skip
+            form.field(f"training.{name}")
+
+
+def _wire(studio: Studio, tab: TrainTab, preset: Any, load: Any, train: Any, plan: Any, spec_json: Any) -> None:
+    form = tab.form
+
+    def show_plan(values: dict[Any, Any]) -> dict[Any, Any]:
+        data = form.spec_data(values)
+        return {plan: plan_html(studio, data), spec_json: _spec_text(data)}
+
+    def fill(data: dict[str, Any]) -> dict[Any, Any]:
+        spec = RunSpec.parse(data)
+        visible = {group: gr.update(visible=name == FAMILY_GROUP[spec.method.family]) for name, group in tab.groups.items()}
+        return {**form.updates(spec), **visible}
+
+    def start(values: dict[Any, Any]) -> str:
+        spec, planned = check_all(studio, form.spec_data(values))
+        studio.play.close()
+        return runner.start_run(studio.home, spec, plan=planned)
+
+    changes = [field.widget.change for field in form.fields.values()]
+    gr.on(changes, guarded(show_plan), form.widgets, [plan, spec_json], show_progress="hidden", trigger_mode="always_last",
+          concurrency_limit=4)  # fmt: skip
+    filled = [*form.widgets, *tab.groups.values()]
+    preset.input(guarded(lambda name: fill(load_preset(name)) if name else gr.skip()), preset, filled, show_progress="hidden")
+    load.upload(guarded(lambda path: fill(read_spec(path))), load, filled, show_progress="hidden")
+    train.click(guarded(start), form.widgets, tab.started, concurrency_limit=4)
+
+
+def initial_values(studio: Studio, form: Form) -> None:
+    """Fill the widgets with the quickstart preset before the page is served, so that no event is needed for it."""
+    for widget, value in form.updates(RunSpec.parse(load_preset("quickstart"))).items():
+        widget.value = value
+
+
+def plan_html(studio: Studio, data: dict[str, Any]) -> str:
+    """The plan for the form's content, or the problems in its place."""
+    try:
+        spec = RunSpec.parse(data)
+        shape = find_shape(spec.model.id, studio.home)
+        return plan_panel.plan_html(make_plan(spec, shape, studio.hardware), spec)
+    except SpecError as error:
+        return plan_panel.problems_html(error.problems)
+    except StudioError as error:
+        return plan_panel.problems_html([str(error)])
+
+
+def check_all(studio: Studio, data: dict[str, Any]) -> tuple[RunSpec, dict[str, Any] | None]:
+    """The valid spec and its plan. Raises SpecError with every problem, of the settings and of the model's shape."""
+    spec = RunSpec.parse(data)
+    shape = find_shape(spec.model.id, studio.home)
+    problems = check(spec, shape)
+    if problems:
+        raise SpecError(problems)
+    return spec, make_plan(spec, shape, studio.hardware).to_json()
+
+
+def _spec_text(data: dict[str, Any]) -> str:
+    import json
+
+    try:
+        return json.dumps(RunSpec.parse(data).to_json(), indent=2, ensure_ascii=False)
+    except StudioError:
+        return json.dumps(data, indent=2, ensure_ascii=False)
