@@ -58,8 +58,9 @@ BASE_MODELS = (
 
 DATASETS = (
     Dataset(
-        "starter", "Python docstrings → functions (starter)", "PSF-2.0 and MIT, per row",
-        "Built on this machine from the Python standard library and the package `algorithms`. Docstrings, not instructions written by people.",
+        "starter", "Python docstrings → functions (starter)", "PSF-2.0, MIT, BSD-3-Clause and Apache-2.0, per row",
+        "Built on this machine from the Python standard library, the package `algorithms` and packages the studio needs anyway. "
+        "Docstrings, not instructions written by people.",
     ),
     Dataset("flytech/python-codes-25k", "python-codes-25k (the lecture's)", "MIT", "Instruction, input, output and text columns; from the hub."),
     Dataset("tatsu-lab/alpaca", "Alpaca", "CC-BY-NC-4.0", "52,002 instructions with answers by a larger model; from the hub."),

@@ -8,8 +8,8 @@ A function is taken when all of this holds:
 - it has MIN_LINES to MAX_LINES lines with all that comes along, its docstring counted as one and blank lines not, none longer than
   MAX_COLUMNS;
 - it does something: a body of only `pass`, `...`, or one `raise` is none;
-- its docstring is English prose of MIN_PROSE to MAX_PROSE characters and at least four words. Doctests are left out, and a long docstring
-  ends with the last paragraph that fits. One that speaks of deprecation or unfinished work is refused.
+- its docstring's first paragraph is English prose: MIN_PROSE to MAX_PROSE characters, four words or more, no doctest. That paragraph is the
+  description. A docstring that speaks of deprecation or unfinished work is refused.
 
 Does not know: whether the function is right, or well described. These are docstrings written for readers of a library.
 """
@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 MIN_LINES, MAX_LINES, MAX_COLUMNS = 3, 25, 120
-MIN_PROSE, MAX_PROSE = 25, 600
+MIN_PROSE, MAX_PROSE = 25, 300
 BUILTINS = frozenset(name for name in dir(builtins) if name not in ("_", "copyright", "credits", "license", "exit", "quit"))
 LOADS = frozenset(("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"))
 PUBLIC_MODULES = frozenset(name for name in sys.stdlib_module_names if not name.startswith("_"))
@@ -113,25 +113,23 @@ def stored_names(code: types.CodeType) -> set[str]:
 
 
 def describe(docstring: str) -> str:
-    """The prose of a docstring as a prompt: no doctests, whole paragraphs, at most MAX_PROSE characters; empty where it is no prose."""
-    if REFUSED_WORDS.search(docstring):
-        return ""
-    kept: list[str] = []
-    for paragraph in re.split(r"\n\s*\n", docstring.strip()):
-        if ">>>" in paragraph or re.match(r"(doc)?(tests?|examples?)\s*:*\s*(\n[=\-~]+)?\s*$", paragraph, re.IGNORECASE):
-            break
-        if len("\n\n".join([*kept, paragraph])) > MAX_PROSE:
-            break
-        kept.append(paragraph.rstrip())
-    text = "\n\n".join(kept)
-    return text if _is_prose(text) else ""
+    """The first paragraph of a docstring, on one line; empty where it is no English prose."""
+    text = " ".join(re.split(r"\n\s*\n", docstring.strip())[0].split())
+    return text if _is_prose(text) and not REFUSED_WORDS.search(docstring) else ""
 
 
 def _is_prose(text: str) -> bool:
     words = re.findall(r"[A-Za-z]{2,}", text)
     letters = sum(character.isascii() and (character.isalpha() or character.isspace()) for character in text)
     first = re.match(r"[A-Z]", text)
-    return len(text) >= MIN_PROSE and len(words) >= 4 and text.isascii() and letters >= 0.7 * len(text) and first is not None
+    return (
+        MIN_PROSE <= len(text) <= MAX_PROSE
+        and len(words) >= 4
+        and text.isascii()
+        and letters >= 0.7 * len(text)
+        and first is not None
+        and ">>>" not in text
+    )
 
 
 def _does_something(node: ast.FunctionDef) -> bool:

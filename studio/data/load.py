@@ -131,10 +131,11 @@ def load_data(spec: DataSpec, home: StudioHome, report: Callable[[str], None] | 
     layout = detect_layout(first_rows(source), spec)
     counts = DataReport()
     cleaner = _Cleaner(layout, spec, counts)
-    if source.held_out_rows is not None:
-        train, held_out = _take_own_split(source, cleaner)
-    else:
-        train, held_out = _take_share(source.rows, cleaner)
+    train, held_out = _take_own_split(source, cleaner) if source.held_out_rows else ([], [])
+    if not held_out:
+        # No split of its own, or one without answers, as test sets often are.
+        counts = DataReport()
+        train, held_out = _take_share(source.rows, _Cleaner(layout, spec, counts))
     _check_any(spec, counts, train, held_out)
     counts.train, counts.held_out = len(train), len(held_out)
     return LoadedData(train, held_out, layout, counts, _fingerprint(train, held_out))
@@ -162,14 +163,14 @@ def _take_share(rows: Rows, cleaner: _Cleaner) -> tuple[list[Example], list[Exam
     for row, kept in cleaner.examples(rows()):
         mark = _mark(row, kept.example, spec.held_out, cleaner.report)
         (open_ if mark is None else held if mark else train).add(kept)
-    if (open_.rows and not (held.rows and train.rows)) or not (held.rows and train.rows):
+    if held.rows and train.rows:
+        train.rows += open_.rows
+    else:
         cleaner.report.held_out_by = "share"
         everything = sorted(chain(open_.rows, held.rows, train.rows))
         total = open_.seen + held.seen + train.seen
-        count = min(spec.max_held_out_rows, max(1, round(spec.held_out * total)))
-        held.rows, train.rows = everything[:count], everything[count:]
-    else:
-        train.rows += open_.rows
+        count = min(spec.max_held_out_rows, max(1, round(spec.held_out * total)), len(everything) - 1)
+        held.rows, train.rows = everything[: max(0, count)], everything[max(0, count) :]
     return _in_order(train), _in_order(held)
 
 

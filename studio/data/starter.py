@@ -1,12 +1,14 @@
 """The starter dataset: description -> Python function, built on this machine from packages it has. Nothing is imported or executed.
 
 Sources are the running interpreter's standard library, the permissively licensed packages the studio itself needs, and `algorithms` 1.0.1
-(MIT), fetched with pip, checked by its sha256, and read inside its wheel. Without a network the set is built without `algorithms`.
+(MIT), fetched with pip, checked by its sha256, and read inside its wheel. Without a network the set is built without `algorithms`. The
+standard library has about 500 self-contained functions with a description; packages are read in the order of PACKAGES until there are
+ENOUGH, whole packages only.
 
 Rules: studio.data.functions says what a self-contained function is. Of functions that do the same (one body) or are described the same
 (one prompt), the first stays, also across packages. A row is
 
-    prompt       "Write a Python function named `NAME`." and its docstring's prose, a blank line between
+    prompt       "Write a Python function named `NAME`.", a blank line, the first paragraph of its docstring
     completion   the code in a ```python fence, without the docstring, with the imports, constants and functions it needs
     provenance   package, version, licence, module, line
     held_out     whether its module is held out: whole modules are, in the order of a hash of their names, until HELD_OUT of all rows
@@ -29,7 +31,7 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +43,7 @@ from studio.data.functions import Function, find_functions
 Report = Callable[[str], None]
 
 MIN_TRAIN, MIN_HELD_OUT = 1500, 150
+ENOUGH = 1800
 HELD_OUT = 0.1
 FETCH_TIMEOUT_S = 90
 MAX_SOURCE_BYTES = 500_000
@@ -89,7 +92,7 @@ def ensure_starter_data(home: StudioHome, report: Report) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(str(path.with_suffix(".lock"))):
         if not path.is_file():
-            rows = build_rows(_all_modules(home, report))
+            rows = build_rows(_sources(home, report))
             _check_size(rows)
             write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
             held_out = sum(row["held_out"] for row in rows)
@@ -97,19 +100,19 @@ def ensure_starter_data(home: StudioHome, report: Report) -> Path:
     return path
 
 
-def build_rows(modules: Iterator[Module]) -> list[dict[str, Any]]:
-    """Rows of all modules, no two alike in body or prompt, whole modules marked as held out."""
+def build_rows(sources: Iterable[Iterable[Module]], enough: int = ENOUGH) -> list[dict[str, Any]]:
+    """Rows of the sources in turn until there are `enough`, no two alike in body or prompt, whole modules marked as held out."""
     rows: list[dict[str, Any]] = []
-    bodies: set[str] = set()
-    prompts: set[str] = set()
-    for module in modules:
-        for function in find_functions(module.source):
-            body = hashlib.sha256(function.body.encode("utf-8", "surrogatepass")).hexdigest()
-            row = make_row(module, function)
-            if body not in bodies and row["prompt"] not in prompts:
-                bodies.add(body)
-                prompts.add(row["prompt"])
-                rows.append(row)
+    seen: set[str] = set()
+    for modules in sources:
+        for module in modules:
+            for function in find_functions(module.source):
+                row = make_row(module, function)
+                if function.body not in seen and row["prompt"] not in seen:
+                    seen |= {function.body, row["prompt"]}
+                    rows.append(row)
+        if len(rows) >= enough:
+            break
     held_out = _choose_modules(rows)
     return [{**row, "held_out": row["provenance"]["module"] in held_out} for row in rows]
 
@@ -153,18 +156,17 @@ def _check_size(rows: list[dict[str, Any]]) -> None:
         )
 
 
-def _all_modules(home: StudioHome, report: Report) -> Iterator[Module]:
+def _sources(home: StudioHome, report: Report) -> Iterator[Iterable[Module]]:
     report("Starter dataset: reading the standard library")
     root = Path(sysconfig.get_paths()["stdlib"])
-    yield from _modules_below(root, ("", "Python standard library", platform.python_version(), "PSF-2.0"))
-    yield from algorithms_modules(home, report)
+    yield _modules_below(root, ("", "Python standard library", platform.python_version(), "PSF-2.0"))
+    yield algorithms_modules(home, report)
     for package, licence in PACKAGES.items():
         place = importlib.util.find_spec(package)
-        if place is None or not place.submodule_search_locations:
-            continue
-        report(f"Starter dataset: reading {package}")
-        version = importlib.metadata.version(package)
-        yield from _modules_below(Path(next(iter(place.submodule_search_locations))), (package, package, version, licence))
+        if place is not None and place.submodule_search_locations:
+            report(f"Starter dataset: reading {package}")
+            origin = (package, package, importlib.metadata.version(package), licence)
+            yield _modules_below(Path(next(iter(place.submodule_search_locations))), origin)
 
 
 def _modules_below(root: Path, origin: tuple[str, str, str, str]) -> Iterator[Module]:
