@@ -23,7 +23,6 @@ from typing import Any
 
 from studio.core.errors import SandboxError
 from studio.play.sandbox_command import (
-    INSTALL_HINT,
     WORK_FOLDER,
     find_bubblewrap,
     find_identity,
@@ -42,6 +41,7 @@ _PROBE = "print('sandbox works')"
 _PIPES = ("stdout", "stderr", "facts", "status", "report")
 _TEXT_CHARS = 2_000
 _MOST_TESTS = 1_000
+_PYTHON_HINT = "Install Python 3 system-wide, on Debian and Ubuntu with: apt install python3"
 _NAMESPACE_HINT = (
     "Unprivileged user namespaces seem to be off: on Ubuntu 24.04 set kernel.apparmor_restrict_unprivileged_userns to 0, "
     "in a container allow them, and use bubblewrap 0.8 or newer."
@@ -217,22 +217,28 @@ def _probe(interpreter: str) -> str:
     return _never_started(watched) or watched.streams["stderr"].decode("utf-8", "replace").strip() or watched.stopped
 
 
-@functools.lru_cache(maxsize=1)
-def sandbox_status() -> SandboxStatus:
-    """Whether programs can be run here. The first call runs a tiny one (about 0.1 s), later calls remember."""
+@functools.cache
+def _find_interpreter() -> str:
+    """The first interpreter that runs a tiny program in the sandbox. Raises SandboxError; only success is remembered."""
+    find_bubblewrap()
     failures = []
+    for interpreter in interpreters():
+        failure = _probe(interpreter)
+        if not failure:
+            return interpreter
+        failures.append(f"{interpreter}: {failure}")
+    if not failures:
+        raise SandboxError("Generated code is not run: no Python interpreter was found for it.", _PYTHON_HINT)
+    hint = _NAMESPACE_HINT if any("bwrap" in failure for failure in failures) else _PYTHON_HINT
+    raise SandboxError("Generated code is not run: no sandbox can be made here. " + "; ".join(failures), hint)
+
+
+def sandbox_status() -> SandboxStatus:
+    """Whether programs can be run here. The first call runs a tiny one (about 0.1 s), later calls remember that it ran."""
     try:
-        for interpreter in interpreters():
-            failure = _probe(interpreter)
-            if not failure:
-                return SandboxStatus(True, "", "", interpreter)
-            failures.append(f"{interpreter}: {failure}")
+        return SandboxStatus(True, "", "", _find_interpreter())
     except SandboxError as error:
         return SandboxStatus(False, error.message, error.hint)
-    if not failures:
-        return SandboxStatus(False, "Generated code is not run: no Python interpreter was found for it.", "Install python3 system-wide.")
-    hint = _NAMESPACE_HINT if any("bwrap" in failure for failure in failures) else INSTALL_HINT
-    return SandboxStatus(False, "Generated code is not run: no sandbox can be made here. " + "; ".join(failures), hint)
 
 
 def run_code(source: str, *, tests: str = "", limits: SandboxLimits = SandboxLimits(), stdin: str = "") -> SandboxResult:  # noqa: B008
@@ -241,10 +247,7 @@ def run_code(source: str, *, tests: str = "", limits: SandboxLimits = SandboxLim
     `tests` are asserts, bare calls, `def test_...` functions or doctest lines. Times are in seconds, sizes in bytes. Raises SandboxError
     where no sandbox can be had; whatever the program does is in the result.
     """
-    status = sandbox_status()
-    if not status.available:
-        raise SandboxError(status.reason, status.hint)
-    watched = _run(status.interpreter, {"source": source, "tests": tests}, limits, stdin)
+    watched = _run(_find_interpreter(), {"source": source, "tests": tests}, limits, stdin)
     failure = _never_started(watched)
     if failure:
         raise SandboxError(f"The sandbox could not be started: {failure}", _NAMESPACE_HINT)

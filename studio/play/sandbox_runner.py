@@ -1,9 +1,9 @@
 """Process 1 inside the sandbox: sets the limits, runs one program and its tests in a child, reports how that ended.
 
 Never imported by the studio for use: its text is handed to the sandbox's own interpreter, which may be older or newer than the
-studio's, so it needs the standard library only. It speaks over two pipes, one JSON object a line: `status` belongs to process 1 (exit,
-CPU time, memory), `report` to the program's process (exception, tests). A program that sets out to forge its report can: it runs in
-the process that writes it. It cannot forge the status, and nothing it writes can harm the reader.
+studio's, so it needs no more than the standard library of Python 3.9. It speaks over two pipes, one JSON object a line: `status`
+belongs to process 1 (exit, CPU time, memory), `report` to the program's process (exception, tests). A program that sets out to forge
+its report can: it runs in the process that writes it. It cannot forge the status, and nothing it writes can harm the reader.
 
 Arguments: the file descriptors of the job, the status and the report.
 """
@@ -54,6 +54,15 @@ def set_limits(limits: dict) -> None:
     for name in ("RLIMIT_CORE", "RLIMIT_MEMLOCK", "RLIMIT_MSGQUEUE"):
         if hasattr(resource, name):
             resource.setrlimit(getattr(resource, name), (0, 0))
+
+
+def offer_to_the_oom_killer() -> None:
+    """A machine that runs out of memory takes this process before any other."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+    except OSError:
+        pass  # a kernel without it: the limits hold all the same
 
 
 def give_spare_memory() -> None:
@@ -219,6 +228,7 @@ def main() -> None:
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         set_limits(job["limits"])
+        offer_to_the_oom_killer()
         run_program(job, report)
         return
     os.close(report)

@@ -10,6 +10,7 @@ is bounded by the number of descriptors and processes only.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import selectors
@@ -58,8 +59,25 @@ def read_lines(data: bytes | bytearray) -> list[dict[str, Any]]:
     return found
 
 
+def _scan_for_children(pid: int) -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError, IndexError), open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
+                if int(file.read().rpartition(")")[2].split()[1]) == pid:
+                    found.append(int(name))
+    return found
+
+
+@functools.cache
+def _kernel_lists_children() -> bool:
+    return os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+
+
 def children_of(pid: int) -> list[int]:
     """Direct children, from all of the process's threads; empty when it is gone."""
+    if not _kernel_lists_children():
+        return _scan_for_children(pid)
     found: list[int] = []
     with suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -88,12 +106,12 @@ def _kilobytes(path: str, *names: str) -> list[int]:
 
 def memory_of(pids: list[int], limit_bytes: int) -> tuple[int, int]:
     """(sum over the processes, largest peak of one) in bytes. Pages shared after a fork are counted once when the sum matters."""
-    pairs = [_kilobytes(f"/proc/{pid}/status", "VmRSS", "VmHWM") for pid in pids]
-    total = sum(pair[0] for pair in pairs) * 1024
+    sizes = [_kilobytes(f"/proc/{pid}/status", "VmRSS", "VmSwap", "VmHWM") for pid in pids]
+    total = sum(resident + swapped for resident, swapped, _ in sizes) * 1024
     if total > limit_bytes:
-        shares = [_kilobytes(f"/proc/{pid}/smaps_rollup", "Pss")[0] or pair[0] for pid, pair in zip(pids, pairs, strict=True)]
-        total = sum(shares) * 1024
-    return total, max((pair[1] for pair in pairs), default=0) * 1024
+        shares = [sum(_kilobytes(f"/proc/{pid}/smaps_rollup", "Pss", "SwapPss")) for pid in pids]
+        total = sum(share or resident + swapped for share, (resident, swapped, _) in zip(shares, sizes, strict=True)) * 1024
+    return total, max((peak for _, _, peak in sizes), default=0) * 1024
 
 
 def files_in(first_pid: int, folder: str) -> int:
@@ -181,6 +199,19 @@ class Watcher:
         return bool(events)
 
     def watch(self) -> Watched:
+        """Until the sandbox has ended. Whatever interrupts the watching ends the sandbox too."""
+        try:
+            self._until_ended()
+        except BaseException:
+            self.kill("interrupted")
+            os.waitpid(self.pid, 0)
+            raise
+        finally:
+            self.selector.close()
+        self.seen.facts = {key: value for line in read_lines(self.seen.streams["facts"]) for key, value in line.items()}
+        return self.seen
+
+    def _until_ended(self) -> None:
         checked_s = 0.0
         while not self.poll():
             if not self.pump(TICK_S) and not self.selector.get_map():
@@ -191,6 +222,3 @@ class Watcher:
         self.seen.wall_s = time.monotonic() - self.started_s
         while self.pump(0):  # what still lies in the pipes; nobody can write to them any more
             pass
-        self.selector.close()
-        self.seen.facts = {key: value for line in read_lines(self.seen.streams["facts"]) for key, value in line.items()}
-        return self.seen

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -17,16 +16,16 @@ import pytest
 
 import studio
 from studio.core.errors import SandboxError
-from studio.play import sandbox, sandbox_command
+from studio.play import sandbox, sandbox_command, sandbox_watch
 from studio.play.sandbox import run_code, sandbox_status
 from studio.play.sandbox_watch import processes_below
 
 
 @pytest.fixture
 def fresh_status() -> Iterator[None]:
-    sandbox_status.cache_clear()
+    sandbox._find_interpreter.cache_clear()
     yield
-    sandbox_status.cache_clear()
+    sandbox._find_interpreter.cache_clear()
 
 
 @pytest.fixture
@@ -73,19 +72,27 @@ def test_a_studio_of_an_ordinary_user_has_the_same_sandbox(readable_studio: Path
     assert stdout == "42\n" and peak_bytes > 2**20
 
 
+STUDIO_TO_KILL = """
+from studio.play.sandbox import SandboxLimits, run_code, sandbox_status
+sandbox_status()
+print("ready", flush=True)
+run_code("import time; time.sleep(600)", limits=SandboxLimits(wall_s=600))
+"""
+
+
 def test_a_killed_studio_takes_its_sandboxes_along() -> None:
-    code = "from studio.play.sandbox import run_code\nrun_code('import time; print(1, flush=True); time.sleep(600)')"
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(studio.__file__).parents[1])
-    deadline_s = time.monotonic() + 30
-    below: list[int] = []
-    while len(below) < 3 and time.monotonic() < deadline_s:  # bubblewrap, process 1, the program
-        below = processes_below(parent.pid)
-        time.sleep(0.02)
-    time.sleep(0.2)  # let the last of them ask the kernel to die with its parent
-    below = processes_below(parent.pid)
-    assert len(below) == 3
-    os.kill(parent.pid, signal.SIGKILL)
-    parent.wait()
+    root = Path(studio.__file__).parents[1]
+    deadline_s = time.monotonic() + 60
+    with subprocess.Popen([sys.executable, "-c", STUDIO_TO_KILL], cwd=root, stdout=subprocess.PIPE) as parent:
+        try:
+            assert parent.stdout is not None and parent.stdout.readline() == b"ready\n"
+            below: list[int] = []
+            while len(below) < 3 and time.monotonic() < deadline_s:  # bubblewrap, process 1, the program
+                time.sleep(0.05)
+                below = processes_below(parent.pid)
+            assert len(below) == 3
+        finally:
+            parent.kill()
     while any(_alive(pid) for pid in below) and time.monotonic() < deadline_s:
         time.sleep(0.02)
     assert [pid for pid in below if _alive(pid)] == []
@@ -116,18 +123,19 @@ def test_on_other_systems_nothing_is_run(monkeypatch: pytest.MonkeyPatch, platfo
 
 
 @pytest.mark.usefixtures("fresh_status")
-def test_where_namespaces_are_off_bubblewraps_words_are_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A stand-in for bubblewrap fails as it does in such a container, and one that is too old fails on the option it lacks."""
-    refusing = tmp_path / "bwrap"
-    tmp_path.chmod(0o755)
-    for folder in tmp_path.parents[:2]:
-        folder.chmod(0o755)
-    refusing.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
-    refusing.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    with pytest.raises(SandboxError, match="No permissions to create new namespace") as raised:
-        run_code("print(1)")
-    assert "namespaces" in raised.value.hint
+def test_where_namespaces_are_off_bubblewraps_words_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in fails as bubblewrap does in such a container; once the real one is found, code runs without a restart."""
+    with TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        refusing = Path(folder, "bwrap")
+        refusing.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
+        refusing.chmod(0o755)
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+            with pytest.raises(SandboxError, match="No permissions to create new namespace") as raised:
+                run_code("print(1)")
+        assert "namespaces" in raised.value.hint
+    assert run_code("print(1)").stdout == "1\n"
 
 
 @pytest.mark.usefixtures("fresh_status")
@@ -140,10 +148,10 @@ def test_an_unknown_machine_has_no_filter_and_so_no_sandbox(monkeypatch: pytest.
 @pytest.mark.usefixtures("fresh_status")
 def test_an_interpreter_that_cannot_be_used_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     good = sandbox_status().interpreter
-    sandbox_status.cache_clear()
+    sandbox._find_interpreter.cache_clear()
     monkeypatch.setattr(sandbox, "interpreters", lambda: ["/usr/bin/false", good])
     assert sandbox_status().interpreter == good
-    sandbox_status.cache_clear()
+    sandbox._find_interpreter.cache_clear()
     monkeypatch.setattr(sandbox, "interpreters", lambda: [])
     assert "no Python interpreter" in sandbox_status().reason
 
@@ -151,7 +159,7 @@ def test_an_interpreter_that_cannot_be_used_is_passed_over(monkeypatch: pytest.M
 def test_the_status_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     first = sandbox_status()
     monkeypatch.setattr(sandbox, "interpreters", lambda: [])
-    assert sandbox_status() is first
+    assert sandbox_status() == first
 
 
 def test_no_descriptor_and_no_process_is_left_behind() -> None:
@@ -161,3 +169,39 @@ def test_no_descriptor_and_no_process_is_left_behind() -> None:
         run_code("print(1)")
     assert len(os.listdir("/proc/self/fd")) == before
     assert not [pid for pid in processes_below(os.getpid()) if "bwrap" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+def test_what_interrupts_the_studio_ends_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: sandbox_watch.Watcher) -> None:
+        if self.seen.streams["status"]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sandbox_watch.Watcher, "check", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_code("import time; time.sleep(600)")
+    assert not [pid for pid in processes_below(os.getpid()) if "bwrap" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+def test_children_are_found_with_and_without_the_kernels_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    children = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+    try:
+        listed, scanned = sandbox_watch.children_of(os.getpid()), sandbox_watch._scan_for_children(os.getpid())
+        assert {child.pid for child in children} <= set(listed)
+        assert set(scanned) == set(listed)
+        monkeypatch.setattr(sandbox_watch, "_kernel_lists_children", lambda: False)
+        held = run_code(
+            "import os, time\nfor _ in range(8):\n    if os.fork() == 0: x = os.urandom(60 << 20); time.sleep(60)\ntime.sleep(60)"
+        )
+        assert held.reason == "out of memory"
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+
+
+def test_an_interpreter_outside_the_system_folders_is_brought_along() -> None:
+    command = sandbox_command.sandbox_command("bwrap", "/opt/python/bin/python3.12", 1, {"seccomp": 3, "facts": 4})
+    text = " ".join(command)
+    assert "--ro-bind /opt/python/bin /opt/python/bin --ro-bind /opt/python/lib /opt/python/lib" in text
+    assert "--bind " not in text and "--share-net" not in text
+    assert " -- /opt/python/bin/python3.12 -I " in text
