@@ -12,13 +12,7 @@ from dataclasses import dataclass
 from studio.core.shape import LinearShape, ModelShape
 from studio.core.spec import LoraSpec
 
-LAYERS_PATH = {
-    "gpt2": "transformer.h",
-    "gpt_neox": "gpt_neox.layers",
-    "gpt_neo": "transformer.h",
-    "gptj": "transformer.h",
-    "opt": "model.decoder.layers",
-}
+LAYERS_PATH = {"gpt2": "transformer.h", "opt": "model.decoder.layers"}
 """Where a model type keeps its layers, if not at model.layers: a rank pattern may name the whole path."""
 
 
