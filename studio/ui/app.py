@@ -83,7 +83,7 @@ def serve(home: StudioHome, host: str = "127.0.0.1", port: int = 7860, open_brow
             auth=("studio", password) if password else None, max_file_size="500mb", strict_cors=True,
         )  # fmt: skip
     finally:
-        queue.stop()
+        queue.close()
         studio.close()
 
 

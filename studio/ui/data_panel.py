@@ -5,6 +5,7 @@ The data worker reads it (it needs the tokenizer); this file only lays out its a
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -50,5 +51,59 @@ def wire(studio: Studio, form: Form, panel: DataPanel) -> None:
     panel.source.input(lambda: "", None, panel.view, queue=False, show_progress="hidden")
 
 
-def preview_html(preview: dict[str, Any]) -> str:
-    return repr(preview)
+def preview_html(data: dict[str, Any]) -> str:
+    """The worker's DataPreview, laid out: what was found, what is wrong, first rows, lengths, one sample."""
+    problem = data.get("problem")
+    parts = [markup.notice(f"{problem['message']}\n{problem['hint']}".strip(), "bad", "The dataset cannot be used like this.")] if problem else []
+    parts.append(_found(data))
+    parts += [part for part in (_lengths(data), _sample(data), _rows(data)) if part]
+    return f'<div class="data-preview">{"".join(parts)}</div>'
+
+
+def _found(data: dict[str, Any]) -> str:
+    counts = data.get("counts") or {}
+    cells = [
+        markup.stat("format", (data.get("format") or "unknown").replace("_", " "), ", ".join(f"{k} = {v}" for k, v in (data.get("columns") or {}).items()))
+    ]
+    for key, label in (("train", "to train on"), ("held_out", "held out"), ("empty", "empty"), ("duplicate", "duplicate"), ("too_long", "too long")):
+        if key in counts:
+            cells.append(markup.stat(label, f"{counts[key]:,}", "", "warn" if key not in ("train", "held_out") and counts[key] else ""))
+    return markup.stats(cells)
+
+
+def _lengths(data: dict[str, Any]) -> str:
+    lengths = data.get("lengths")
+    if not lengths:
+        return ""
+    tallest = max(lengths["counts"]) or 1
+    bars = "".join(
+        f'<i style="height:{max(2, 100 * count / tallest):.0f}%" title="{low}–{high - 1} tokens: {count:,} examples"></i>'
+        for count, low, high in zip(lengths["counts"], lengths["edges"], lengths["edges"][1:], strict=False)
+    )
+    caption = f"Length in tokens: {lengths['mean']:.0f} on average, {lengths['median']:,} median, {lengths['longest']:,} at most."
+    return f'<figure class="histogram" role="img" aria-label="{markup.escape(caption)}"><div>{bars}</div><figcaption>{markup.escape(caption)}</figcaption></figure>'
+
+
+def _sample(data: dict[str, Any]) -> str:
+    tokens = data.get("sample") or []
+    if not tokens:
+        return ""
+    shown = "".join(f'<span class="{"trained" if trained else "context"}">{markup.escape(text)}</span>' for text, trained in tokens)
+    legend = '<p class="legend"><span class="trained">learned from</span> <span class="context">only read</span></p>'
+    place = markup.escape(str(data.get("sample_place") or ""))
+    prompt = markup.escape(data.get("prompt") or "")
+    asked = f"<details><summary>The same prompt, as the playground sends it</summary><pre>{prompt}</pre></details>" if prompt else ""
+    return f'<h4>One example as the model sees it <small>{place}</small></h4>{legend}<pre class="tokens">{shown}</pre>{asked}'
+
+
+def _rows(data: dict[str, Any]) -> str:
+    rows, columns = data.get("rows") or [], data.get("all_columns") or []
+    if not rows:
+        return ""
+    body = markup.table(columns, ([_cell(row.get(column)) for column in columns] for row in rows), "rows")
+    return f"<details open><summary>The first rows</summary>{body}</details>"
+
+
+def _cell(value: Any) -> str:
+    text = value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 240 else text[:240] + "…"

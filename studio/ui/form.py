@@ -61,7 +61,7 @@ class Form:
         """Build, register and return the widget of `path`. `overrides` go to the widget's constructor."""
         info = _field_info(path)
         part, _, name = path.partition(".")
-        help_text = all_help()[f"method.{name}" if part in FAMILY_GROUP else path]
+        help_text = all_help().get(path) or all_help()[f"method.{name}"]
         made = make_field(path, info, {"label": help_text.label, "info": help_text.text, **overrides})
         self.fields[path] = made
         return made.widget

@@ -13,7 +13,7 @@ import gradio as gr
 from studio.core.catalog import load_preset, preset_names, read_spec
 from studio.core.errors import SpecError, StudioError
 from studio.core.spec import RunSpec
-from studio.jobs import runner
+from studio.jobs import runner, store
 from studio.methods import get_method
 from studio.models.plan import check, make_plan
 from studio.models.shape import find_shape
@@ -157,6 +157,18 @@ def _wire(studio: Studio, tab: TrainTab, preset: Any, load: Any, train: Any, pla
     preset.input(guarded(lambda name: fill(load_preset(name)) if name else gr.skip()), preset, filled, show_progress="hidden")
     load.upload(guarded(lambda path: fill(read_spec(path))), load, filled, show_progress="hidden")
     train.click(guarded(start), form.widgets, tab.started, concurrency_limit=4)
+
+
+def connect_again(studio: Studio, tabs: Any, button: Any, selected: Any, tab: TrainTab) -> None:
+    """'Train again with changes' on a run: its settings fill the form."""
+    form, groups = tab.form, tab.groups
+
+    def again(run_id: str) -> dict[Any, Any]:
+        spec = store.read_run(studio.home, run_id).spec
+        visible = {group: gr.update(visible=name == FAMILY_GROUP[spec.method.family]) for name, group in groups.items()}
+        return {**form.updates(spec), **visible, tabs: gr.update(selected="train")}
+
+    button.click(guarded(again), selected, [*form.widgets, *groups.values(), tabs], show_progress="hidden")
 
 
 def initial_values(studio: Studio, form: Form) -> None:
