@@ -64,7 +64,7 @@ def lock_queue(home: StudioHome, timeout_s: float) -> Any:
 def waiting_runs(home: StudioHome) -> list[RunPaths]:
     """The runs that wait, in the order they will start: as a person ordered them, then as they came."""
     order = (read_json(home.queue) or {}).get("order")
-    rank = {name: i for i, name in enumerate(order if isinstance(order, list) else [])}
+    rank = {str(name): i for i, name in enumerate(order if isinstance(order, list) else [])}
     waiting = [paths for paths in run_folders(home) if not paths.result.exists() and not paths.process.exists()]
     return sorted(waiting, key=lambda paths: (rank.get(paths.id, len(rank)), paths.id[:15], _written_ns(paths.spec), paths.id))
 

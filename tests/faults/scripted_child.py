@@ -1,7 +1,8 @@
 """A training child of a few milliseconds a step: writes the files a real one writes, and learns nothing.
 
-`python -m scripted_child RUN_DIR [--resume CHECKPOINT]`, with this folder on PYTHONPATH. The steps are training.max_steps of the spec;
-the pause between them is data.system_prompt in seconds (a field that means nothing here), where it is a number.
+`python -m scripted_child RUN_DIR [--resume CHECKPOINT]`, with this folder on PYTHONPATH. The steps are training.max_steps of the
+spec; the script is data.system_prompt (a field that means nothing here): the pause between two steps in seconds, then `deaf` to ignore a
+request to stop. `die` alone ends at once. The log says when it began and ended, in seconds of the machine's monotonic clock.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def main() -> int:
     parser.add_argument("--resume", type=Path)
     arguments = parser.parse_args()
     paths = RunPaths(arguments.folder.resolve())
+    print(f"begin {time.monotonic()} pid {os.getpid()}", flush=True)
     write_json(paths.process, {"pid": os.getpid(), "started": psutil.Process().create_time()})
     spec = RunSpec.parse(read_json(paths.spec) or {})
     script = spec.data.system_prompt.split()
@@ -37,6 +39,7 @@ def main() -> int:
     status = train(paths, first, spec.training.max_steps or 20, pause_s, deaf="deaf" in script)
     write_json(paths.adapter / "adapter_config.json", {"complete": True})
     write_json(paths.result, RunResult(status, steps=(read_json(paths.progress) or {})["step"]).to_json())
+    print(f"end {time.monotonic()}", flush=True)
     return 0
 
 

@@ -4,11 +4,11 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 
+from studio.core.paths import StudioHome
 from studio.jobs.process import ProcessIdentity, end_group, find_process, find_processes, wait_for_end
 
 SLEEP = "import time; time.sleep(60)"
@@ -47,11 +47,9 @@ def test_a_process_file_without_sense_names_nobody(data: dict[str, object] | Non
     assert ProcessIdentity.from_json(data) is None
 
 
-def test_after_the_clock_was_set_the_command_line_tells_who_it_is(tmp_path: Path) -> None:
-    folder = tmp_path / "20260101-000000-run"
-    folder.mkdir()
-    (folder / "__main__.py").write_text(SLEEP)
-    child = subprocess.Popen([sys.executable, "-m", "timeit", "-s", SLEEP, str(folder)], start_new_session=True)
+def test_after_the_clock_was_set_the_command_line_tells_who_it_is(home: StudioHome) -> None:
+    folder = home.runs / "20260101-000000-run"
+    child = subprocess.Popen([sys.executable, "-m", "sleeping_child", str(folder)], start_new_session=True)
     try:
         moved = ProcessIdentity(child.pid, psutil.Process(child.pid).create_time() + 7200)
         assert moved.is_alive(working_on=folder.name)
@@ -59,14 +57,14 @@ def test_after_the_clock_was_set_the_command_line_tells_who_it_is(tmp_path: Path
         assert not moved.is_alive()
         assert find_process(folder.name) == ProcessIdentity.of(child.pid)
         assert find_process("20260101-000000-other") is None
-        assert [found.pid for found in find_processes("timeit", str(folder))] == [child.pid]
+        assert [found.pid for found in find_processes("sleeping_child", str(folder))] == [child.pid]
     finally:
         child.kill()
         child.wait()
 
 
-def test_a_command_that_only_names_a_run_does_not_work_on_it(tmp_path: Path) -> None:
-    child = subprocess.Popen([sys.executable, "-m", "timeit", "-s", SLEEP, "20260101-000000-run"], start_new_session=True)
+def test_a_command_that_only_names_a_run_does_not_work_on_it(home: StudioHome) -> None:
+    child = subprocess.Popen([sys.executable, "-m", "sleeping_child", "20260101-000000-run"], start_new_session=True)
     try:
         assert find_process("20260101-000000-run") is None
     finally:
