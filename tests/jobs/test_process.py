@@ -51,6 +51,8 @@ def test_after_the_clock_was_set_the_command_line_tells_who_it_is(home: StudioHo
     folder = home.runs / "20260101-000000-run"
     child = subprocess.Popen([sys.executable, "-m", "sleeping_child", str(folder)], start_new_session=True)
     try:
+        while not psutil.Process(child.pid).cmdline():  # empty for an instant between fork and exec
+            time.sleep(0.001)
         moved = ProcessIdentity(child.pid, psutil.Process(child.pid).create_time() + 7200)
         assert moved.is_alive(working_on=folder.name)
         assert not moved.is_alive(working_on="20260101-000000-other")
