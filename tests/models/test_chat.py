@@ -53,6 +53,23 @@ def metaspace_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
+@pytest.fixture(scope="module")
+def merging_tokenizer(tokenizer):
+    """Like most real ones, it has a token for two line breaks in a row."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<|im_start|>", "<|im_end|>"]
+    bpe.train_from_iterator(["a\n\nb\n\n"] * 5, trainers.BpeTrainer(initial_alphabet=alphabet, special_tokens=special, show_progress=False))
+    made = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", chat_template=tokenizer.chat_template)
+    assert len(made("\n\n")["input_ids"]) == 1
+    return made
+
+
 def with_template(tokenizer, template):
     changed = copy.deepcopy(tokenizer)
     changed.chat_template = template
@@ -100,12 +117,14 @@ def test_the_prompt_trained_on_is_the_prompt_asked_token_for_token(tokenizer, te
             assert not trained.labelled[len(prompt) - 1]
 
 
-def test_a_border_that_would_merge_into_one_token_stays_a_border(tokenizer):
-    """Two line breaks in a row may be one token; the first belongs to the prompt, the second to the answer."""
-    prompt = encode_prompt(tokenizer, [QUESTION])
-    trained = encode_conversation(tokenizer, [QUESTION, {"role": "assistant", "content": "\nreturn"}])
-    assert trained.ids[: len(prompt)] == prompt
-    assert trained_text(tokenizer, trained) == "\nreturn<|im_end|>"
+def test_a_border_that_would_merge_into_one_token_stays_a_border(merging_tokenizer):
+    """Of two line breaks that are one token elsewhere, the first belongs to the prompt and the second to the answer; also in later turns."""
+    turns = [QUESTION, {"role": "assistant", "content": "\nreturn"}, QUESTION, ANSWER]
+    trained = encode_conversation(merging_tokenizer, turns)
+    for place in (1, 3):
+        prompt = encode_prompt(merging_tokenizer, turns[:place])
+        assert trained.ids[: len(prompt)] == prompt
+    assert trained_text(merging_tokenizer, trained) == f"\nreturn<|im_end|>{ANSWER['content']}<|im_end|>"
 
 
 def test_turns_after_the_last_answer_are_left_out(tokenizer):

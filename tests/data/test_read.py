@@ -1,0 +1,153 @@
+"""Reading rows: every kind of file gives the rows that were written, and a broken one is named by its line."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from studio.core.errors import DataError
+from studio.data import read
+from studio.data.read import find_files, read_rows
+
+CELLS = st.text(alphabet=st.characters(exclude_categories=("Cs", "Cc"), include_characters="\n\t"), max_size=20)
+TABLES = st.lists(st.fixed_dictionaries({"prompt": CELLS, "completion": CELLS}), min_size=1, max_size=8)
+
+
+def write(path, rows):
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    elif path.suffix == ".csv":
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, ["prompt", "completion"], quoting=csv.QUOTE_ALL)
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+@settings(deadline=None, max_examples=40)
+@given(rows=TABLES, suffix=st.sampled_from(read.SUFFIXES))
+def test_rows_come_back_as_they_were_written(tmp_path_factory, rows, suffix):
+    path = write(tmp_path_factory.mktemp("rows") / f"rows{suffix}", rows)
+    assert [row.values for row in read_rows(path)] == rows
+
+
+def test_lines_are_those_of_the_file(tmp_path):
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text('{"text": "a"}\n\n{"text": "b"}\n')
+    assert [row.line for row in read_rows(lines)] == [1, 3]
+    table = tmp_path / "rows.csv"
+    table.write_text('text,more\n"two\nlines",x\nb,y\n')
+    assert [row.line for row in read_rows(table)] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"text": "a"}\n{"text": \n{"text": "c"}\n', "a.jsonl, line 2 is not valid JSON"),
+        ("a.jsonl", '{"text": "a"}\n\n["b"]\n', "a.jsonl, line 3: expected an object with named columns, found a list"),
+        ("a.jsonl", '{"text": "a"}\n"b"\n', "line 2: expected an object with named columns, found a text"),
+        ("a.jsonl", '{"text": "a"}\n' + "[" * 100_000 + "\n", "line 2 is not valid JSON: it is nested too deeply"),
+        ("a.json", '[{"text": "a"},\n {"text": "b"},\n {"text" "c"}]', "a.json, line 3 is not valid JSON"),
+        ("a.json", '[{"text": "a"}, 7]', "a.json, line 2: expected an object with named columns, found a number"),
+        ("a.json", '"text"', "a.json holds a text where a list of rows is expected"),
+        ("a.csv", "prompt,completion\na,b\nc,d,e\n", "a.csv, line 3 has 3 cells, the header 2"),
+        ("a.csv", 'prompt,completion\na,"b"x\n', "a.csv, line 2 is not valid CSV"),
+        ("a.csv", "prompt,prompt\na,b\n", "names a column twice"),
+        ("a.parquet", "PAR1 not really", "a.parquet is not a readable Parquet file"),
+    ],
+)
+def test_a_broken_row_is_named_by_its_line(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(DataError) as error:
+        list(read_rows(path))
+    assert message in error.value.message
+    assert error.value.hint
+
+
+def test_rows_before_a_broken_one_are_still_read(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}\nbroken\n')
+    assert next(read_rows(path)).values == {"text": "a"}
+
+
+def test_text_that_is_not_utf8_is_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"text": "é"}\n'.encode("latin-1"))
+    with pytest.raises(DataError, match="not UTF-8"):
+        list(read_rows(path))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
+    for name, content in (("a.csv", "text\nhello\n"), ("a.jsonl", '{"text": "hello"}\n'), ("a.json", '[{"text": "hello"}]')):
+        path = tmp_path / name
+        path.write_text(content, encoding="utf-8-sig")
+        assert next(read_rows(path)).values == {"text": "hello"}
+
+
+@pytest.mark.parametrize("content", ['{"version": 1, "data": [{"text": "a"}]}', '{"text": "a"}', '{"text": "a"}\n{"text": "b"}\n'])
+def test_json_files_of_other_shapes(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    assert next(read_rows(path)).values == {"text": "a"}
+
+
+def test_limits_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(read, "MAX_JSON_BYTES", 100)
+    monkeypatch.setattr(read, "MAX_LINE_BYTES", 100)
+    big = tmp_path / "big.json"
+    big.write_text(json.dumps([{"text": "x" * 200}]))
+    with pytest.raises(DataError, match="larger than"):
+        list(read_rows(big))
+    long = tmp_path / "long.jsonl"
+    long.write_text('{"text": "a"}\n{"text": "' + "x" * 200 + '"}\n')
+    with pytest.raises(DataError, match=r"long\.jsonl, line 2 is longer"):
+        list(read_rows(long))
+
+
+def test_a_long_file_is_read_row_by_row(tmp_path):
+    """The first row of a file whose second half is broken comes before the file was read to its end."""
+    path = tmp_path / "a.csv"
+    path.write_text("text\n" + "row\n" * 1000 + '"never closed')
+    rows = read_rows(path)
+    assert [next(rows).values["text"] for _ in range(1000)] == ["row"] * 1000
+    with pytest.raises(DataError, match="line 1002"):
+        next(rows)
+
+
+def test_files_are_found_with_their_splits(tmp_path):
+    for name in ("train.jsonl", "more/part-0.csv", "test-00000-of-00001.parquet", "notes.txt", ".hidden.json", "testimonials.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    found = {split: sorted(file.name for file in files) for split, files in find_files(tmp_path).items()}
+    assert found == {"train": ["part-0.csv", "testimonials.json", "train.jsonl"], "test": ["test-00000-of-00001.parquet"]}
+
+
+def test_what_is_no_data_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(DataError, match=r"notes\.txt is no data file"):
+        find_files(tmp_path / "notes.txt")
+    with pytest.raises(DataError, match="holds no data file"):
+        find_files(tmp_path)
+    with pytest.raises(DataError, match="no file or folder"):
+        find_files(tmp_path / "missing.jsonl")
+
+
+def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path):
+    secret = tmp_path / "secret.json"
+    secret.write_text('[{"text": "key"}]')
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    (folder / "rows.json").symlink_to(secret)
+    with pytest.raises(DataError, match="leads out of the folder"):
+        find_files(folder)
