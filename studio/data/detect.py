@@ -81,9 +81,7 @@ def _match(name: str, rows: Sequence[Mapping[str, Any]], found: list[str], spec:
     columns = {role: column for role, column in spec.columns.items() if role in allowed}
     for role in (*ROLES[name], *OPTIONAL[name]):
         column = columns.get(role) or _by_name(role, found, taken=set(columns.values()))
-        if column is not None and role not in columns and (role == "messages") != _holds_turns(rows, column):
-            column = None
-        if column is not None:
+        if column is not None and (role in columns or _suits(role, _first(rows, column))):
             columns[role] = column
     if name == "text" and "text" not in columns and len(found) == 1 and isinstance(_first(rows, found[0]), str):
         columns["text"] = found[0]
@@ -99,9 +97,12 @@ def _first(rows: Sequence[Mapping[str, Any]], column: str) -> Any:
     return next((row[column] for row in rows if row.get(column) not in (None, "", [])), None)
 
 
-def _holds_turns(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
-    value = parse_turns(_first(rows, column))
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+def _suits(role: str, value: Any) -> bool:
+    """Whether a cell can play the role: messages are turns, prompt and completion may be, the others are texts."""
+    if role != "messages":
+        return role in ("prompt", "completion") or not isinstance(value, (list, dict))
+    turns = parse_turns(value)
+    return isinstance(turns, list) and bool(turns) and isinstance(turns[0], dict) and bool({"role", "from"} & set(turns[0]))
 
 
 def parse_turns(value: Any) -> Any:

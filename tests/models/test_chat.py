@@ -118,13 +118,13 @@ def test_the_prompt_trained_on_is_the_prompt_asked_token_for_token(tokenizer, te
 
 
 def test_a_border_that_would_merge_into_one_token_stays_a_border(merging_tokenizer):
-    """Of two line breaks that are one token elsewhere, the first belongs to the prompt and the second to the answer; also in later turns."""
-    turns = [QUESTION, {"role": "assistant", "content": "\nreturn"}, QUESTION, ANSWER]
+    """Of three line breaks, two of which are one token elsewhere, the first belongs to the prompt; also when the answer is history."""
+    turns = [QUESTION, {"role": "assistant", "content": "\n\nreturn"}, QUESTION, ANSWER]
     trained = encode_conversation(merging_tokenizer, turns)
     for place in (1, 3):
         prompt = encode_prompt(merging_tokenizer, turns[:place])
         assert trained.ids[: len(prompt)] == prompt
-    assert trained_text(merging_tokenizer, trained) == f"\nreturn<|im_end|>{ANSWER['content']}<|im_end|>"
+    assert trained_text(merging_tokenizer, trained) == f"\n\nreturn<|im_end|>{ANSWER['content']}<|im_end|>"
 
 
 def test_turns_after_the_last_answer_are_left_out(tokenizer):
