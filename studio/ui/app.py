@@ -41,18 +41,25 @@ def _connect(studio: Studio, page: gr.Blocks, tabs: gr.Tabs, train_tab: train.Tr
     """What one tab starts and another shows."""
     quiet = {"show_progress": "hidden"}
 
-    def open_run(run_id: str) -> tuple[str, dict[str, object]]:
-        return run_id, gr.update(selected="runs")
+    def open_run(run_id: str) -> tuple[object, ...]:
+        return run_id, gr.Tabs(selected="runs"), gr.Timer(active=True)
 
-    def at_start(remembered: str) -> tuple[str, dict[str, object]]:
+    def at_start(remembered: str) -> tuple[object, ...]:
         run_id = runs.choose_at_start(studio, remembered)
         active = any(run.status.is_active for run in store.list_runs(studio.home) if run.id == run_id)
-        return run_id, gr.update(selected="runs") if active else gr.skip()
+        return (run_id, gr.Tabs(selected="runs"), gr.Timer(active=True)) if active else (run_id, gr.skip(), gr.skip())
 
-    train_tab.started.change(open_run, train_tab.started, [runs_tab.selected, tabs], **quiet)
-    page.load(at_start, runs_tab.remembered, [runs_tab.selected, tabs], **quiet)
+    # The runs' timer ticks only while their tab is looked at.
+    tabs.select(on_tab, None, runs_tab.timer, queue=False, **quiet)
+    shown = [runs_tab.selected, tabs, runs_tab.timer]
+    runs_tab.follow(train_tab.start.success(open_run, train_tab.started, shown, **quiet))
+    runs_tab.follow(page.load(at_start, runs_tab.remembered, shown, **quiet))
     playground.connect(studio, tabs, runs_tab.play, runs_tab.selected, play_tab)
     train.connect_again(studio, tabs, runs_tab.again, runs_tab.selected, train_tab)
+
+
+def on_tab(event: gr.SelectData) -> gr.Timer:
+    return gr.Timer(active=event.value == "Runs")
 
 
 def header_html(studio: Studio) -> str:

@@ -57,9 +57,9 @@ def build(studio: Studio) -> PlaygroundTab:
     return PlaygroundTab(run, panes)
 
 
-def connect(studio: Studio, tabs: gr.Tabs, button: gr.Button, selected: gr.State, tab: PlaygroundTab) -> None:
+def connect(studio: Studio, tabs: gr.Tabs, button: gr.Button, selected: gr.Textbox, tab: PlaygroundTab) -> None:
     """'Open in Playground' on a run; and the list of runs kept fresh whenever the tab is opened."""
-    button.click(lambda run_id: [gr.update(choices=run_choices(studio), value=run_id), gr.update(selected="playground")], selected, [tab.run, tabs],
+    button.click(lambda run_id: [gr.update(choices=run_choices(studio), value=run_id), gr.Tabs(selected="playground")], selected, [tab.run, tabs],
                  show_progress="hidden")  # fmt: skip
     tab.run.focus(lambda: gr.update(choices=run_choices(studio)), None, tab.run, show_progress="hidden")
 

@@ -17,6 +17,7 @@ from studio.core.paths import RunPaths
 from studio.core.records import RunStatus
 from studio.jobs import runner, store
 from studio.jobs.metrics import metric_table
+from studio.jobs.notes import delete_run
 from studio.plots.loss import loss_figure, loss_info
 from studio.plots.vitals import vitals_figure, vitals_info
 from studio.ui import cockpit, markup
@@ -35,11 +36,13 @@ element.addEventListener('click', event => {
 class RunsTab(NamedTuple):
     """What other tabs need: the run looked at, and buttons they answer to."""
 
-    selected: gr.State
+    selected: gr.Textbox
     remembered: gr.BrowserState
     again: gr.Button
     play: gr.Button
-    listing: gr.HTML
+    timer: gr.Timer
+    follow: Callable[[Any], None]
+    """Draw the run now selected after an event has changed which it is, and remember it."""
 
 
 class Cockpit(NamedTuple):
@@ -60,15 +63,16 @@ class Cockpit(NamedTuple):
 
 
 def build(studio: Studio) -> RunsTab:
-    selected, seen = gr.State(""), gr.State("")
+    # Hidden boxes, not gr.State: a State keeps a connection open for as long as the page lives.
+    selected = gr.Textbox("", visible="hidden", label="run looked at", elem_id="selected-run")
+    seen = gr.Textbox("", visible="hidden", label="state last drawn")
     remembered = gr.BrowserState("", storage_key="peft-studio-run", secret="peft-studio")
     with gr.Row(elem_classes="two-columns", equal_height=False):
         with gr.Column(scale=3, min_width=280):
             listing = gr.HTML({"rows": "", "picked": ""}, html_template="${value.rows}", js_on_load=ROW_CLICK, elem_id="run-list", padding=False)
         with gr.Column(scale=9, min_width=360):
             widgets, smoothing, log_scale = _cockpit_widgets()
-    timer = gr.Timer(1.0)
-    tab = RunsTab(selected, remembered, widgets.again, widgets.play, listing)
+    timer = gr.Timer(1.0, active=False)
     view = [selected, seen, smoothing, log_scale]
     outputs = [seen, listing, *widgets]
 
@@ -80,12 +84,16 @@ def build(studio: Studio) -> RunsTab:
         return [signature(studio, run_id), *show(studio, run_id, weight, logarithmic)]
 
     quiet = {"show_progress": "hidden", "concurrency_limit": 8, "concurrency_id": "runs"}
-    timer.tick(guarded(refresh), view, outputs, **quiet)
-    gr.on([selected.change, smoothing.release, log_scale.input], guarded(redraw), view, outputs, **quiet)
-    selected.change(lambda run_id: run_id, selected, remembered, **quiet)
-    listing.submit(pick, None, selected, **quiet)
-    _wire_buttons(studio, widgets, selected)
-    return tab
+
+    def follow(event: Any) -> None:
+        event.then(guarded(redraw), view, outputs, **quiet).then(lambda run_id: run_id, selected, remembered, **quiet)
+
+    timer.tick(guarded(refresh), view, outputs, show_progress="hidden", queue=False)
+    gr.on([smoothing.release, log_scale.input], guarded(redraw), view, outputs, **quiet)
+    follow(listing.submit(pick, None, selected, **quiet))
+    for event in _wire_buttons(studio, widgets, selected):
+        follow(event)
+    return RunsTab(selected, remembered, widgets.again, widgets.play, timer, follow)
 
 
 def pick(event: gr.EventData) -> str:
@@ -175,7 +183,8 @@ def blank(header: str) -> list[Any]:
     return [header, *[gr.update(visible=False)] * 8, "", "", ""]
 
 
-def _wire_buttons(studio: Studio, widgets: Cockpit, selected: gr.State) -> None:
+def _wire_buttons(studio: Studio, widgets: Cockpit, selected: gr.Textbox) -> list[Any]:
+    """The buttons' events, for the cockpit to be drawn anew after each."""
     def act(action: Callable[[Any, str], Any], told: str) -> Callable[[str], None]:
         def handler(run_id: str) -> None:
             action(studio.home, run_id)
@@ -188,16 +197,17 @@ def _wire_buttons(studio: Studio, widgets: Cockpit, selected: gr.State) -> None:
         runner.resume_run(studio.home, run_id)
         gr.Info("The run goes on from its last checkpoint.", duration=4)
 
-    widgets.stop.click(act(runner.stop_run, "The run saves its adapter after this step, then ends."), selected, None)
-    widgets.cancel.click(act(runner.cancel_run, "Cancelled. Nothing of the run was kept but its settings and its log."), selected, None)
-    widgets.resume.click(guarded(resume), selected, None)
-
     def delete(run_id: str) -> str:
-        store.delete_run(studio.home, run_id)
+        delete_run(studio.home, run_id)
         gr.Info("Moved to the trash; `python -m studio restore` brings it back.", duration=6)
         return ""
 
-    widgets.delete.click(guarded(delete), selected, selected)
+    return [
+        widgets.stop.click(act(runner.stop_run, "The run saves its adapter after this step, then ends."), selected, None),
+        widgets.cancel.click(act(runner.cancel_run, "Cancelled. Nothing of the run was kept but its settings and its log."), selected, None),
+        widgets.resume.click(guarded(resume), selected, None),
+        widgets.delete.click(guarded(delete), selected, selected),
+    ]
 
 
 def choose_at_start(studio: Studio, remembered: str) -> str:

@@ -29,7 +29,9 @@ class TrainTab(NamedTuple):
     """What other tabs need of this one: the form to fill, and the state that names the run just started."""
 
     form: Form
-    started: gr.State
+    start: Any
+    """The event of a run started from here, whose id is in `started`."""
+    started: gr.Textbox
     groups: dict[str, gr.Group]
 
 
@@ -53,11 +55,18 @@ def build(studio: Studio) -> TrainTab:
                 gr.Markdown("Save it as `spec.json`, then `python -m studio train spec.json` starts the same run, "
                             "and `python -m studio plan spec.json` prints this plan.")  # fmt: skip
                 load = gr.UploadButton("Load a spec.json", file_types=[".json"], size="sm")
-    started = gr.State("")
-    tab = TrainTab(form, started, groups)
-    _wire(studio, tab, preset, load, train, plan, spec_json)
+    started = gr.Textbox("", visible="hidden", label="run just started")
+    _wire_filling(form, groups, preset, load)
+    _wire_plan(studio, form, plan, spec_json)
     data_panel.wire(studio, form, data)
-    return tab
+
+    def begin(values: dict[Any, Any]) -> str:
+        spec, planned = check_all(studio, form.spec_data(values))
+        studio.play.close()
+        return runner.start_run(studio.home, spec, plan=planned)
+
+    start = train.click(guarded(begin), form.widgets, started, concurrency_limit=4)
+    return TrainTab(form, start, started, groups)
 
 
 def _model_section(studio: Studio, form: Form) -> None:
@@ -133,42 +142,40 @@ def _training_section(form: Form) -> None:
             form.field(f"training.{name}")
 
 
-def _wire(studio: Studio, tab: TrainTab, preset: Any, load: Any, train: Any, plan: Any, spec_json: Any) -> None:
-    form = tab.form
+def _wire_plan(studio: Studio, form: Form, plan: Any, spec_json: Any) -> None:
+    """The plan follows every change; where changes come faster than plans, the last one counts."""
 
     def show_plan(values: dict[Any, Any]) -> dict[Any, Any]:
         data = form.spec_data(values)
         return {plan: plan_html(studio, data), spec_json: _spec_text(data)}
 
-    def fill(data: dict[str, Any]) -> dict[Any, Any]:
-        spec = RunSpec.parse(data)
-        visible = {group: gr.update(visible=name == FAMILY_GROUP[spec.method.family]) for name, group in tab.groups.items()}
-        return {**form.updates(spec), **visible}
-
-    def start(values: dict[Any, Any]) -> str:
-        spec, planned = check_all(studio, form.spec_data(values))
-        studio.play.close()
-        return runner.start_run(studio.home, spec, plan=planned)
-
     changes = [field.widget.change for field in form.fields.values()]
     gr.on(changes, guarded(show_plan), form.widgets, [plan, spec_json], show_progress="hidden", trigger_mode="always_last",
           concurrency_limit=4)  # fmt: skip
-    filled = [*form.widgets, *tab.groups.values()]
-    preset.input(guarded(lambda name: fill(load_preset(name)) if name else gr.skip()), preset, filled, show_progress="hidden")
-    load.upload(guarded(lambda path: fill(read_spec(path))), load, filled, show_progress="hidden")
-    train.click(guarded(start), form.widgets, tab.started, concurrency_limit=4)
+
+
+def _wire_filling(form: Form, groups: dict[str, gr.Group], preset: Any, load: Any) -> None:
+    """A preset or an uploaded spec fills the form."""
+    filled = [*form.widgets, *groups.values()]
+    preset.input(guarded(lambda name: fill(form, groups, load_preset(name)) if name else gr.skip()), preset, filled, show_progress="hidden")
+    load.upload(guarded(lambda path: fill(form, groups, read_spec(path))), load, filled, show_progress="hidden")
+
+
+def fill(form: Form, groups: dict[str, gr.Group], data: dict[str, Any]) -> dict[Any, Any]:
+    """Updates that put a spec into the form and show its family's fields. Raises SpecError."""
+    spec = RunSpec.parse(data)
+    visible = {group: gr.update(visible=name == FAMILY_GROUP[spec.method.family]) for name, group in groups.items()}
+    return {**form.updates(spec), **visible}
 
 
 def connect_again(studio: Studio, tabs: Any, button: Any, selected: Any, tab: TrainTab) -> None:
     """'Train again with changes' on a run: its settings fill the form."""
-    form, groups = tab.form, tab.groups
 
     def again(run_id: str) -> dict[Any, Any]:
         spec = store.read_run(studio.home, run_id).spec
-        visible = {group: gr.update(visible=name == FAMILY_GROUP[spec.method.family]) for name, group in groups.items()}
-        return {**form.updates(spec), **visible, tabs: gr.update(selected="train")}
+        return {**fill(tab.form, tab.groups, spec.to_json()), tabs: gr.Tabs(selected="train")}
 
-    button.click(guarded(again), selected, [*form.widgets, *groups.values(), tabs], show_progress="hidden")
+    button.click(guarded(again), selected, [*tab.form.widgets, *tab.groups.values(), tabs], show_progress="hidden")
 
 
 def initial_values(studio: Studio, form: Form) -> None:
