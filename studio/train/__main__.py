@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 import traceback
+import warnings
 from pathlib import Path
 
 from studio.core.errors import RunError, StudioError
@@ -39,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
 def work(paths: RunPaths, resume: Path | None, home: Path | None) -> RunResult:
     """How the run ended, as its result; never raises but for a request to exit."""
     started = time.monotonic()
+    # Addressed to the libraries' authors, not to the person who reads the run's log.
+    warnings.simplefilter("ignore", FutureWarning)
     try:
         if resume is not None:
             clear_last_attempt(paths)

@@ -125,7 +125,7 @@ class Recorder(TrainerCallback):
             state.best_metric, state.best_global_step = loss, state.global_step
             control.should_save = control.should_save or (self.spec.training.keep_best and state.global_step > 0)
         self._write_samples(state.global_step)
-        save_snapshot(self.engine.model, self.paths, state.global_step, state.max_steps, self.spec)
+        save_snapshot(self.engine.model, self.paths, state.global_step, self.spec)
         if self._is_out_of_patience(state):
             say(f"no better evaluation in {self.spec.training.patience}: stopping early")
             control.should_training_stop = control.should_save = True

@@ -78,10 +78,12 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, -1 & 0x7FFFFFFF)
 
 
-def physical_cores() -> int:
-    """Cores this process may use, hyper-threads counted once."""
+def count_threads() -> int:
+    """Cores this process may use, hyper-threads counted once; $OMP_NUM_THREADS where that is fewer."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    limit = int(asked) if asked.isdigit() and int(asked) > 0 else allowed
+    return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed, limit))
 
 
 @contextmanager
@@ -90,7 +92,7 @@ def trained_on_cpu() -> Iterator[None]:
     import torch
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(physical_cores())
+    torch.set_num_threads(count_threads())
     flushing = torch.set_flush_denormal(True)
     try:
         yield

@@ -21,7 +21,7 @@ from studio.train.checkpoint import from_saving_error
 MAX_SNAPSHOTS = 12
 
 
-def save_snapshot(model: Any, paths: RunPaths, step: int, total_steps: int, spec: RunSpec) -> None:
+def save_snapshot(model: Any, paths: RunPaths, step: int, spec: RunSpec) -> None:
     """Write snapshots/step-N/ in PEFT's format. Raises DiskFull or SetupError."""
     if not isinstance(spec.method, LoraSpec):
         return
@@ -40,10 +40,10 @@ def save_snapshot(model: Any, paths: RunPaths, step: int, total_steps: int, spec
     except (OSError, SafetensorError) as error:
         raise from_saving_error(error, "saving a snapshot of the adapter") from error
     write_json(folder / "adapter_config.json", _plain(model.peft_config["default"].to_dict()))
-    thin_out(paths, step)
+    thin_out(paths)
 
 
-def thin_out(paths: RunPaths, newest: int) -> None:
+def thin_out(paths: RunPaths) -> None:
     """Remove the snapshot whose neighbours are closest until MAX_SNAPSHOTS are left; the first and the newest stay."""
     steps = sorted(int(path.name[5:]) for path in paths.snapshots.glob("step-*") if path.name[5:].isdigit())
     while len(steps) > MAX_SNAPSHOTS:

@@ -1,0 +1,165 @@
+"""`python -m studio.train` as a real child process: it ends with a result whatever happens."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from studio.core.files import read_json, read_lines
+from studio.core.paths import RunPaths
+from studio.core.spec import RunSpec
+from studio.train import __main__ as entry
+
+MakeSpec = Callable[..., RunSpec]
+MakeRun = Callable[[RunSpec, str], RunPaths]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start(paths: RunPaths) -> subprocess.Popen[bytes]:
+    """The child as the runner starts it: its output in log.txt."""
+    command = [sys.executable, "-m", "studio.train", str(paths.folder)]
+    with paths.log.open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
+
+
+def result(paths: RunPaths) -> dict[str, Any]:
+    found = read_json(paths.result)
+    assert found is not None, paths.log.read_text()
+    return found
+
+
+def wait_for(condition: Callable[[], bool], paths: RunPaths, timeout_s: float = 120) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, paths.log.read_text()
+        time.sleep(0.05)
+
+
+def trained_steps(paths: RunPaths) -> int:
+    return max((line["step"] for line in read_lines(paths.metrics)[0]), default=0)
+
+
+def test_a_child_trains_stops_and_resumes(make_spec: MakeSpec, make_run: MakeRun) -> None:
+    """A child is stopped by SIGTERM; the run then goes on from its checkpoint to the end."""
+    paths = make_run(make_spec(max_steps=2000, eval_every=1000), "run")
+    child = start(paths)
+    wait_for(lambda: trained_steps(paths) >= 2, paths)
+    claimed = read_json(paths.process) or {}
+    assert claimed["pid"] == child.pid and not paths.result.exists()
+    os.kill(child.pid, signal.SIGTERM)
+    assert child.wait(60) == 0, paths.log.read_text()
+    stopped = result(paths)
+    assert stopped["status"] == "stopped" and stopped["steps"] >= 2
+    assert load_file(paths.adapter / "adapter_model.safetensors")
+    log = paths.log.read_text()
+    assert "loading the model" in log and "Traceback" not in log and "Warning" not in log
+
+    steps = stopped["steps"]
+    data = read_json(paths.spec) or {}
+    data["training"]["max_steps"] = steps + 3
+    paths.spec.write_text(json.dumps(data), encoding="utf-8")
+    finished = entry.work(paths, paths.checkpoints / f"step-{steps:06d}", None)
+    assert finished.status.value == "finished" and finished.steps == steps + 3
+    assert [line["step"] for line in read_lines(paths.metrics)[0] if "loss" in line] == list(range(1, steps + 4))
+
+
+@pytest.mark.faults
+def test_a_killed_child_leaves_whole_files(make_spec: MakeSpec, make_run: MakeRun) -> None:
+    paths = make_run(make_spec(max_steps=2000, save_every=1), "run")
+    child = start(paths)
+    wait_for(lambda: trained_steps(paths) >= 3, paths)
+    child.kill()
+    child.wait()
+    assert not paths.result.exists()
+    newest = sorted(paths.checkpoints.glob("step-*"))[-1]
+    paths.stop.touch()
+    resumed = entry.work(paths, newest, None)
+    assert resumed.status.value == "stopped" and resumed.steps == int(newest.name[5:]) + 1
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("place", ["optimizer", "adapter_model"])
+def test_a_full_disk_is_named(make_spec: MakeSpec, make_run: MakeRun, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import peft.peft_model
+
+    from studio.train import checkpoint
+
+    save = checkpoint.save_file
+
+    def fill(tensors: Any, path: Any, *args: Any, **kwargs: Any) -> None:
+        if place in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save(tensors, path, *args, **kwargs)
+
+    monkeypatch.setattr(checkpoint, "save_file", fill)
+    monkeypatch.setattr(peft.peft_model, "safe_save_file", fill)
+    paths = make_run(make_spec(max_steps=2), "run")
+    assert entry.end(paths, entry.work(paths, None, None)) == 1
+    found = result(paths)
+    assert found["status"] == "failed" and found["error"]["error"] == "DiskFull"
+    assert not list(paths.checkpoints.iterdir()) and not paths.adapter.exists()
+
+
+@pytest.mark.faults
+def test_an_adapter_that_cannot_be_written_is_named(make_spec: MakeSpec, make_run: MakeRun) -> None:
+    """A file stands where the adapter's folder should be, which stops root as well as anyone."""
+    paths = make_run(make_spec(max_steps=1), "run")
+    paths.adapter.write_text("in the way", encoding="utf-8")
+    assert entry.end(paths, entry.work(paths, None, None)) == 1
+    found = result(paths)
+    assert found["status"] == "failed" and "aving the adapter failed" in found["error"]["message"]
+    assert paths.adapter.read_text() == "in the way"
+    assert list(paths.checkpoints.glob("step-*")), "what was saved before stays"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "words"),
+    [
+        ("", "RunError", "spec.json"),
+        ('{"training": {"learning_rate": 0}}', "SpecError", "learning_rate"),
+        ('{"model": {"id": "/no/such/model"}}', "ModelNotFound", "/no/such/model"),
+    ],
+)
+def test_a_bad_spec_is_a_named_failure(home: Any, text: str, kind: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = RunPaths(home.runs / "bad")
+    paths.folder.mkdir()
+    paths.spec.write_text(text, encoding="utf-8")
+    found = entry.work(paths, None, home.root)
+    assert found.error is not None and found.error["error"] == kind and words in found.error["message"]
+    assert entry.end(paths, found) == 1
+    assert result(paths)["error"]["error"] == kind
+    assert words in capsys.readouterr().out
+
+
+def test_an_unexpected_error_is_written_down(
+    make_spec: MakeSpec, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from studio.train import run as run_module
+
+    monkeypatch.setattr(run_module, "train", lambda *_: {}["gone"])
+    paths = make_run(make_spec(), "run")
+    found = entry.work(paths, None, None)
+    assert found.error is not None and "KeyError: 'gone'" in found.error["message"]
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_second_child_gives_up(make_spec: MakeSpec, make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    import psutil
+
+    paths = make_run(make_spec(), "run")
+    parent = {"pid": os.getppid(), "started": psutil.Process(os.getppid()).create_time()}
+    paths.process.write_text(json.dumps(parent), encoding="utf-8")
+    assert entry.main([str(paths.folder)]) == 1
+    assert read_json(paths.process) == parent and not paths.result.exists()
+    assert str(os.getppid()) in capsys.readouterr().err

@@ -1,0 +1,109 @@
+"""Who works on a run: claimed once, a dead worker's claim is replaced, signals and old ends are understood."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from studio.core.errors import RunError
+from studio.core.files import read_json, write_json
+from studio.core.paths import RunPaths
+from studio.train import process
+from studio.train.process import claim_run, clear_last_attempt, count_threads, is_alive, stop_on_signal, trained_on_cpu
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> RunPaths:
+    return RunPaths(tmp_path)
+
+
+def describe(pid: int) -> dict[str, object]:
+    return {"pid": pid, "started": psutil.Process(pid).create_time()}
+
+
+def test_claim_names_this_process(paths: RunPaths) -> None:
+    claim_run(paths)
+    found = read_json(paths.process) or {}
+    assert found["pid"] == os.getpid() and is_alive(found)
+    claim_run(paths)  # its own claim is no obstacle
+
+
+def test_a_live_worker_keeps_its_run(paths: RunPaths) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        write_json(paths.process, describe(other.pid))
+        with pytest.raises(RunError, match=str(other.pid)):
+            claim_run(paths)
+        assert (read_json(paths.process) or {})["pid"] == other.pid
+        other.communicate(b"\n")
+
+
+def test_a_reused_pid_is_another_process(paths: RunPaths) -> None:
+    write_json(paths.process, {"pid": os.getppid(), "started": psutil.Process(os.getppid()).create_time() - 500})
+    claim_run(paths)
+    assert (read_json(paths.process) or {})["pid"] == os.getpid()
+
+
+@pytest.mark.faults
+def test_a_zombie_does_not_hold_its_run(paths: RunPaths) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    try:
+        claimed = describe(child.pid)
+        while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.02)
+        assert not is_alive(claimed)
+        write_json(paths.process, claimed)
+        claim_run(paths)
+    finally:
+        child.wait()
+
+
+@pytest.mark.parametrize("torn", ["", "{", '{"pid": "x"}', '{"pid": 0}'])
+def test_a_torn_claim_is_replaced(paths: RunPaths, torn: str) -> None:
+    paths.process.write_text(torn, encoding="utf-8")
+    claim_run(paths)
+    assert (read_json(paths.process) or {})["pid"] == os.getpid()
+
+
+def test_sigterm_asks_to_stop(paths: RunPaths) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        stop_on_signal(paths)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert paths.stop.exists()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(("stop_age_s", "kept"), [(10, False), (-10, True)])
+def test_a_stop_older_than_the_last_end_is_history(paths: RunPaths, stop_age_s: int, kept: bool) -> None:
+    write_json(paths.result, {"status": "stopped"})
+    paths.stop.touch()
+    ended = paths.result.stat().st_mtime
+    os.utime(paths.stop, (ended - stop_age_s, ended - stop_age_s))
+    clear_last_attempt(paths)
+    assert not paths.result.exists()
+    assert paths.stop.exists() is kept
+
+
+def test_threads_follow_the_cores_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process.psutil, "cpu_count", lambda logical: 4)
+    monkeypatch.setattr(process.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    for asked, expected in (("", 4), ("2", 2), ("16", 4), ("x", 4)):
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        assert count_threads() == expected
+
+
+def test_thread_count_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+    with trained_on_cpu():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
