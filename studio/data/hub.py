@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from studio.core.errors import DataError
+from studio.core.errors import DataError, from_os_error
 from studio.core.spec import DataSpec
 from studio.data.read import HELD_OUT_NAMES, Row
 
@@ -35,16 +35,19 @@ def table_rows(table: Any) -> Iterator[Row]:
 
 def _load(spec: DataSpec) -> Any:
     import datasets
+    import httpx
     from datasets import exceptions
 
-    quiet = datasets.utils.logging
-    quiet.set_verbosity_error()
+    datasets.utils.logging.set_verbosity_error()
     try:
         return datasets.load_dataset(spec.source, spec.config or None)
     except exceptions.DatasetNotFoundError as error:
         raise _not_found(spec, str(error)) from error
-    except (ConnectionError, TimeoutError) as error:
+    except (ConnectionError, TimeoutError, FileNotFoundError, httpx.HTTPError) as error:
+        # FileNotFoundError: what `datasets` makes of a hub that answers with an error of its own.
         raise _offline(spec) from error
+    except OSError as error:
+        raise from_os_error(error, f"fetching {spec.source}") from error
     except (ValueError, RuntimeError, exceptions.DatasetsError) as error:
         raise _unreadable(spec, str(error)) from error
 
