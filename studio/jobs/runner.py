@@ -16,7 +16,7 @@ from typing import Any
 
 import filelock
 
-from studio.core.errors import RunError, SpecError, from_os_error
+from studio.core.errors import DiskFull, RunError, SpecError, from_os_error
 from studio.core.files import read_json, write_json
 from studio.core.paths import RunPaths, StudioHome
 from studio.core.records import RunResult, RunStatus
@@ -53,7 +53,10 @@ def stop_run(home: StudioHome, run_id: str, grace_s: float = STOP_GRACE_S) -> Ru
         return cancel_run(home, run_id)
     _require_active(paths, status, "stopped")
     if status is RunStatus.RUNNING:
-        write_json(paths.stop, {"grace_s": grace_s})
+        try:
+            write_json(paths.stop, {"grace_s": grace_s})
+        except DiskFull:
+            paths.stop.touch()  # an empty one asks as well
     return read_status(paths)
 
 
@@ -71,12 +74,13 @@ def cancel_run(home: StudioHome, run_id: str) -> RunStatus:
         end_run_process(paths, grace_s=0)
         if read_result(paths) is not None:  # it had just ended by itself
             return read_status(paths)
-        write_json(paths.result, RunResult(RunStatus.CANCELLED, steps=read_progress(paths).step).to_json())
+        for half in paths.folder.glob(".*.part"):  # what the killed process was writing
+            half.unlink(missing_ok=True)
         if not paths.resume.exists():
             for folder in (paths.adapter, paths.snapshots, paths.checkpoints):
                 shutil.rmtree(folder, ignore_errors=True)
-        for half in paths.folder.glob(".*.part"):  # what the killed process was writing
-            half.unlink(missing_ok=True)
+        # Last, so that a full disk has room for it again.
+        write_json(paths.result, RunResult(RunStatus.CANCELLED, steps=read_progress(paths).step).to_json())
     return RunStatus.CANCELLED
 
 

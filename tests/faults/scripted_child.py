@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from studio.core.errors import StudioError
 from studio.core.files import append_line, read_json, write_json
 from studio.core.paths import RunPaths
 from studio.core.records import Progress, RunResult, RunStatus, StepRecord
@@ -36,7 +37,16 @@ def main() -> int:
         os._exit(9)
     pause_s = float(script[0]) if script else 0.002
     first = int(arguments.resume.name.split("-")[1]) + 1 if arguments.resume else 1
-    status = train(paths, first, spec.training.max_steps or 20, pause_s, deaf="deaf" in script)
+    try:
+        return finish(paths, spec, first, pause_s, "deaf" in script)
+    except StudioError as error:
+        print(error, flush=True)
+        write_json(paths.result, RunResult(RunStatus.FAILED, error=error.to_json()).to_json())
+        return 1
+
+
+def finish(paths: RunPaths, spec: RunSpec, first: int, pause_s: float, deaf: bool) -> int:
+    status = train(paths, first, spec.training.max_steps or 20, pause_s, deaf)
     write_json(paths.adapter / "adapter_config.json", {"complete": True})
     write_json(paths.result, RunResult(status, steps=(read_json(paths.progress) or {})["step"]).to_json())
     print(f"end {time.monotonic()}", flush=True)
