@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 FAMILIES = {"LORA": "lora", "BOTTLENECK": "adapter", "PREFIX_TUNING": "prefix"}
 """PEFT's type in adapter_config.json -> family. A QLoRA adapter is a LoRA adapter: the file does not say what base it was trained over."""
 
+BOTTLENECK_PARTS = ("down.weight", "down.bias", "up.weight", "up.bias")
+
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors format itself."""
 
@@ -90,31 +92,45 @@ def describe_adapter(folder: Path) -> AdapterInfo:
 
 
 def _check_agreement(folder: Path, info: AdapterInfo) -> None:
-    """The config and the weights must be of one adapter, or PEFT fails half-way with the base already changed."""
+    """The config and the weights must be of one whole adapter, or PEFT fails half-way with the base changed, or fills gaps at random."""
+    hint = "Copy or export the adapter again, both files from the same run."
     for name, shape in info.shapes.items():
-        promised = _promised_rows(info, name)
-        if promised is not None and (not shape or shape[0] != promised):
+        axis, promised = _promised_size(info, name)
+        if promised is not None and (len(shape) <= axis or shape[axis] != promised):
             shown = " × ".join(map(str, shape))
-            raise MethodError(
-                f"The adapter in {folder.name} contradicts itself: {CONFIG_NAME} says {promised}, and {name} is {shown}.",
-                "Copy or export the adapter again, both files from the same run.",
-            )
+            message = f"The adapter in {folder.name} contradicts itself: {CONFIG_NAME} says {promised}, and {name} is {shown}."
+            raise MethodError(message, hint)
+    missing = _missing_tensor(info)
+    if missing:
+        raise MethodError(f"The adapter in {folder.name} is not whole: {missing} is missing.", hint)
 
 
-def _promised_rows(info: AdapterInfo, name: str) -> int | None:
-    """How many rows the config gives this tensor; None where it does not say."""
+def _promised_size(info: AdapterInfo, name: str) -> tuple[int, int | None]:
+    """(axis, size) that the config gives this tensor; size is None where it gives none."""
     settings = info.settings
     if info.family == "prefix":
-        return settings.get("num_virtual_tokens")
+        return 0, settings.get("num_virtual_tokens")
     if info.family == "adapter":
-        return settings.get("bottleneck") if name.endswith(".bottleneck_down.weight") else None
+        axis = {"down.weight": 0, "down.bias": 0, "up.weight": 1}.get(name.rpartition(".bottleneck_")[2])
+        return (axis, settings.get("bottleneck")) if axis is not None else (0, None)
     place, _, part = name.removeprefix("base_model.model.").partition(".lora_")
-    if part != "A.weight":
-        return None
+    axis = {"A.weight": 0, "B.weight": 1}.get(part)
+    if axis is None:
+        return 0, None
     try:
-        return pattern_rank(settings.get("r"), dict(settings.get("rank_pattern") or {}), place)
+        return axis, pattern_rank(settings.get("r"), dict(settings.get("rank_pattern") or {}), place)
     except (TypeError, ValueError, re.error) as error:
         raise MethodError(f"The rank_pattern in {CONFIG_NAME} is damaged.", "Copy or export the adapter again.") from error
+
+
+def _missing_tensor(info: AdapterInfo) -> str:
+    """The name of a tensor without which the adapter is not whole; '' where none is missing."""
+    needed = {"lora": (".lora_A.weight", ".lora_B.weight"), "adapter": tuple(f".bottleneck_{part}" for part in BOTTLENECK_PARTS)}
+    ends = needed.get(info.family, ())
+    if info.settings.get("use_dora"):
+        ends += (".lora_magnitude_vector",)
+    places = {name[: -len(end)] for name in info.shapes for end in ends if name.endswith(end)}
+    return next((place + end for place in sorted(places) for end in ends if place + end not in info.shapes), "")
 
 
 def _refuse_rewriting(folder: Path, settings: dict[str, Any]) -> None:
@@ -190,11 +206,14 @@ def load_adapter(model: nn.Module, folder: Path, name: str) -> PeftModel:
     info = describe_adapter(folder)
     _check_name(name)
     check_fits(model, info)
-    if isinstance(model, PeftModel):
-        _check_beside(model, info, name)
-        model.load_adapter(str(folder), name)
-    else:
-        model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+    try:
+        if isinstance(model, PeftModel):
+            _check_beside(model, info, name)
+            model.load_adapter(str(folder), name)
+        else:
+            model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise MethodError(f"PEFT cannot load the adapter in {folder.name}: {error}", "Export it again, and load the base anew.") from error
     model.set_adapter(name)
     model.requires_grad_(False)
     return model.eval()

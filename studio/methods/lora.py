@@ -20,7 +20,6 @@ Adapter weights are fp32 whatever the base's dtype: updates of bf16 weights roun
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -266,11 +265,6 @@ def _doubled(method: LoraSpec) -> dict[str, Any]:
         "lora_alpha": method.alpha * (2**0.5 if method.rslora else 2),
         "rank_pattern": {name: 2 * rank for name, rank in method.rank_pattern.items()},
     }
-
-
-def rank_counts(method: LoraSpec, shape: ModelShape) -> dict[int, int]:
-    """Rank -> number of adapted linear layers with it."""
-    return dict(Counter(target.rank for target in find_targets(method, shape)))
 
 
 register(LoraMethod())

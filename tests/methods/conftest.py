@@ -38,8 +38,8 @@ def tiny_shape() -> ModelShape:
         LinearShape("mlp.down_proj", 128, 64),
     )
     return ModelShape(
-        model_type="llama", layers=2, hidden=64, intermediate=128, heads=4, kv_heads=2, head_dim=16, vocabulary=512, context=512,
-        tied_embeddings=True, linears=linears, parameters=106_816,
+        model_type="llama", layers=2, hidden=64, intermediate=128, heads=4, kv_heads=2, head_dim=16, vocabulary=399, context=512,
+        tied_embeddings=True, linears=linears, parameters=99_584,
     )  # fmt: skip
 
 
