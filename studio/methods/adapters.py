@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 FAMILIES = {"LORA": "lora", "BOTTLENECK": "adapter", "PREFIX_TUNING": "prefix"}
 """PEFT's type in adapter_config.json -> family. A QLoRA adapter is a LoRA adapter: the file does not say what base it was trained over."""
 
+REWRITING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Initialisations of PEFT's that rewrite the base's weights whenever such an adapter is added, loading included."""
+
+UNSUPPORTED = (
+    "modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication", "megatron_config", "arrow_config",
+    "alora_invocation_tokens",
+)  # fmt: skip
+"""Settings of adapter_config.json that reach beyond linear layers."""
+
 BOTTLENECK_PARTS = ("down.weight", "down.bias", "up.weight", "up.bias")
 
 MAX_HEADER_BYTES = 100_000_000
@@ -83,7 +92,7 @@ def describe_adapter(folder: Path) -> AdapterInfo:
             f"{folder.name} is of the type {settings.get('peft_type')!r}, which the studio does not load.",
             "It loads LoRA, bottleneck adapters and prefixes.",
         )
-    _refuse_rewriting(folder, settings)
+    _refuse_risky(folder, settings)
     shapes, parameters = _read_header(_weights_file(folder))
     size = (folder / WEIGHTS_NAME).stat().st_size
     info = AdapterInfo(family, settings, str(settings.get("base_model_name_or_path") or ""), shapes, parameters, size)
@@ -133,13 +142,21 @@ def _missing_tensor(info: AdapterInfo) -> str:
     return next((place + end for place in sorted(places) for end in ends if place + end not in info.shapes), "")
 
 
-def _refuse_rewriting(folder: Path, settings: dict[str, Any]) -> None:
-    """PEFT would rewrite the base's weights while loading such an adapter, under every other adapter's feet."""
+def _refuse_risky(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuse settings under which PEFT would change the base's weights or layers while loading, or import a module the file names."""
     init = settings.get("init_lora_weights")
-    if isinstance(init, str) and init.partition("_")[0] in ("pissa", "olora", "corda", "loftq"):
+    if isinstance(init, str) and init.startswith(REWRITING_INITS):
         raise MethodError(
             f"{folder.name} was saved as a raw {init} adapter, which changes the base's weights when it is loaded.",
             "Save it as a plain LoRA, as every run of the studio is: peft does with path_initial_model_for_weight_conversion.",
+        )
+    found = [name for name in UNSUPPORTED if settings.get(name)]
+    if settings.get("bias") not in (None, "none"):
+        found.append("bias")
+    if found:
+        raise MethodError(
+            f"{folder.name} uses {', '.join(found)}, which the studio does not load.",
+            "Train or export the adapter without, or load it with peft.",
         )
 
 

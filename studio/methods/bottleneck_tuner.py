@@ -93,9 +93,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
     def add_bottleneck(self, name: str, config: BottleneckConfig) -> None:
         """Add an adapter in fp32 on the wrapped module's device."""
         wide = width_of(self.get_base_layer())
-        device = next(self.get_base_layer().parameters()).device
-        on_meta = torch.empty(0).device.type == "meta"
-        place = {"dtype": torch.float32} if on_meta else {"dtype": torch.float32, "device": device}
+        place = {"dtype": torch.float32, "device": next(self.get_base_layer().parameters()).device}
         self.bottleneck_down[name] = nn.Linear(wide, config.bottleneck, **place)
         self.bottleneck_up[name] = nn.Linear(config.bottleneck, wide, **place)
         self.bottleneck_settings[name] = config

@@ -23,14 +23,12 @@ PARTS = {
     "adapter": ("down.weight", "down.bias", "up.weight", "up.bias"),
 }
 
-Shapes = dict[str, tuple[int, ...]]
-
 
 def misfits(model: nn.Module, info: AdapterInfo) -> list[str]:
     """Why this adapter cannot be put on `model`, each naming both shapes; empty where it can."""
     family, shapes = info.family, info.shapes
     if family == "prefix":
-        return _prefix_misfits(model, shapes)
+        return _prefix_misfits(model, info)
     modules = base_modules(model)
     found = []
     for name, shape in shapes.items():
@@ -95,20 +93,25 @@ def _adapter_misfit(place: str, part: str, shape: tuple[int, ...], module: nn.Mo
     return [f"{place} is {expected} wide here, and the adapter's {part} of {_times(shape)} wants {got}"]
 
 
-def _prefix_misfits(model: nn.Module, shapes: Shapes) -> list[str]:
+def _prefix_misfits(model: nn.Module, info: AdapterInfo) -> list[str]:
     from peft import PeftModel
 
-    if set(shapes) != {"prompt_embeddings"} or len(shapes["prompt_embeddings"]) != 2:
-        return [f"it holds {', '.join(shapes)}, which is not a prefix"]
+    if set(info.shapes) != {"prompt_embeddings"} or len(info.shapes["prompt_embeddings"]) != 2:
+        return [f"it holds {', '.join(info.shapes)}, which is not a prefix"]
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     config = base.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    expected, got = config.num_hidden_layers * 2 * heads * head_dim, shapes["prompt_embeddings"][1]
-    if expected == got:
-        return []
-    shown = _times(shapes["prompt_embeddings"])
-    return [f"the keys and values of all layers are {expected} numbers per token here, and the prefix of {shown} has {got}"]
+    expected, got = config.num_hidden_layers * 2 * heads * head_dim, info.shapes["prompt_embeddings"][1]
+    shown = _times(info.shapes["prompt_embeddings"])
+    if expected != got:
+        return [f"the keys and values of all layers are {expected} numbers per token here, and the prefix of {shown} has {got}"]
+    here = {"num_layers": config.num_hidden_layers, "num_attention_heads": heads, "token_dim": heads * head_dim}
+    return [
+        f"its {name} is {info.settings.get(name)}, and this model's {value}"
+        for name, value in here.items()
+        if info.settings.get(name) != value
+    ]
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -157,7 +157,8 @@ def _missing_layers(method: LoraSpec, shape: ModelShape) -> list[str]:
 def _missing_targets(method: LoraSpec, shape: ModelShape) -> list[str]:
     if not isinstance(method.targets, list):
         return []
-    missing = [name for name in target_names(method, ()) if not any(f".{linear.name}".endswith(f".{name}") for linear in shape.linears)]
+    everywhere = method.model_copy(update={"layers": []})
+    missing = [name for name in target_names(method, ()) if not any(find_targets(everywhere.model_copy(update={"targets": [name]}), shape))]
     if not missing:
         return []
     there = ", ".join(linear.short_name for linear in shape.linears)

@@ -147,13 +147,31 @@ def test_config_and_weights_of_different_adapters_are_refused(family, changes, a
 
 
 @pytest.mark.parametrize(
-    "changes", [{"peft_type": "IA3"}, {"peft_type": None}, {"init_lora_weights": "pissa_niter_4"}, {"init_lora_weights": "olora"}]
+    "changes",
+    [
+        {"peft_type": "IA3"},
+        {"peft_type": None},
+        {"init_lora_weights": "pissa_niter_4"},
+        {"init_lora_weights": "olora"},
+        {"megatron_config": {"a": 1}, "megatron_core": "antigravity"},
+        {"layer_replication": [[0, 2]]},
+        {"modules_to_save": ["lm_head"]},
+        {"bias": "all"},
+    ],
 )
 def test_other_types_and_raw_initialisations_are_refused(changes, adapter):
     folder = adapter()
     _change_config(folder, **changes)
     with pytest.raises(MethodError):
         describe_adapter(folder)
+
+
+@pytest.mark.parametrize("changes", [{"num_layers": 1}, {"token_dim": 16}, {"num_attention_heads": 4}])
+def test_a_prefix_cut_for_other_heads_is_refused(changes, adapter, tiny_base):
+    folder = adapter("prefix")
+    _change_config(folder, **changes)
+    with pytest.raises(MethodError, match="does not fit this base: its"):
+        load_adapter(tiny_base(), folder, "cut")
 
 
 def test_names_are_unique_and_plain(adapter, tiny_base):

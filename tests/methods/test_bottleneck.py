@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from peft import PeftConfig, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from peft.utils import PeftType
 from torch.nn import functional
 
@@ -171,3 +171,12 @@ def test_bad_sizes_are_problems_with_advice(make_spec, tiny_shape, tiny_base, ti
 def test_an_unknown_activation_is_refused():
     with pytest.raises(ValueError, match="swish"):
         BottleneckConfig(activation="swish")
+
+
+def test_loads_through_empty_weights_too(attach, tiny_base, logits_of, tmp_path):
+    model = attach(placement="houlsby")
+    _randomise(model)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny_base(), str(tmp_path), low_cpu_mem_usage=True).eval()
+    assert not any(parameter.is_meta for parameter in loaded.parameters())
+    assert torch.equal(logits_of(loaded), logits_of(model))

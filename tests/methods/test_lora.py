@@ -20,6 +20,7 @@ COUNTED = [
     {"rank": 4, "targets": "mlp"},
     {"targets": ["q_proj", "v_proj"]},
     {"targets": ["mlp.up_proj", "self_attn.q_proj"]},
+    {"targets": ["model.layers.1.self_attn.q_proj", "layers.0.mlp.up_proj"]},
     {"targets": "attention", "dora": True},
     {"layers": [1]},
     {"layers": [1], "dora": True, "rank": 2},

@@ -46,9 +46,9 @@ def test_a_random_start_does_not_read_the_text(attach, logits_of):
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("quantization", ["none", "nf4"])
-def test_left_padded_batches_answer_as_single_prompts(quantization, tiny_base, attach, tiny_tokenizer):
-    model = attach(tiny_base(quantization), quantization=quantization)
+@pytest.mark.parametrize(("quantization", "attention"), [("none", "sdpa"), ("none", "eager"), ("nf4", "sdpa")])
+def test_left_padded_batches_answer_as_single_prompts(quantization, attention, tiny_base, attach, tiny_tokenizer):
+    model = attach(tiny_base(quantization, attn_implementation=attention), quantization=quantization)
     prompts = [TEXT, "return max(values)", "Count"]
     batch = tiny_tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
     settings = {"max_new_tokens": 6, "do_sample": False, "output_logits": True, "return_dict_in_generate": True, "eos_token_id": None}
