@@ -1,7 +1,7 @@
 """Singular values of what LoRA adds, dW = s B A, without forming dW; and what they say about the rank that was used.
 
 Thin QR of both factors, B = Qb Rb and A^T = Qa Ra, leaves an r x r problem: SVD(Rb Ra^T) = U S V^T, so
-dW = (Qb U)(s S)(Qa V)^T. In float64 this is exact to rounding.
+dW = (Qb U)(s S)(Qa V)^T. In float64 this is exact to rounding. For values alone only Rb and Ra are needed.
 
 Ranks of singular values s_1 >= s_2 >= ...: effective exp(-sum p ln p) with p = s / sum s; stable sum s^2 / s_1^2; energy rank, the
 least k whose squares hold a share q of the sum. An update of zero has ranks 0.
@@ -27,6 +27,7 @@ from studio.analysis.adapter_files import LoraModule, open_adapter
 
 ENERGY_SHARE = 0.9
 THREADS = 2
+SHORTEST_BLOCK = 128
 Edge = Callable[[np.ndarray], float]
 
 
@@ -93,8 +94,22 @@ def factored_svd(a: np.ndarray, b: np.ndarray, scaling: float) -> FactoredSvd:
 
 def factored_values(a: np.ndarray, b: np.ndarray, scaling: float) -> np.ndarray:
     """Singular values of scaling B A, descending, min(r, in, out) of them."""
-    rb, ra = np.linalg.qr(b, mode="r"), np.linalg.qr(a.T, mode="r")
-    return abs(scaling) * np.linalg.svd(rb @ ra.T, compute_uv=False)
+    return abs(scaling) * np.linalg.svd(_triangle(b) @ _triangle(a.T).T, compute_uv=False)
+
+
+def _triangle(tall: np.ndarray) -> np.ndarray:
+    """R of the QR of a tall matrix (m, n), by QR of stacks of short blocks, then of their R's.
+
+    Blocks this short stay on one thread in OpenBLAS, whose own threads wait for each other so badly on a busy machine that the whole
+    is dozens of times slower. Different signs of R's rows do not change the singular values.
+    """
+    columns = tall.shape[1]
+    block = max(SHORTEST_BLOCK, 2 * columns)
+    while tall.shape[0] > block:
+        whole = tall.shape[0] // block * block
+        stack = np.linalg.qr(tall[:whole].reshape(-1, block, columns), mode="r").reshape(-1, columns)
+        tall = np.concatenate([stack, tall[whole:]])
+    return np.linalg.qr(tall, mode="r")
 
 
 def ranks_of(values: np.ndarray, share: float = ENERGY_SHARE) -> Ranks:

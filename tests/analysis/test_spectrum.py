@@ -98,6 +98,15 @@ def test_factored_svd_equals_dense(out: int, inputs: int, r: int, seed: int, sca
     assert np.allclose(svd.left.T @ svd.left, np.eye(len(svd.values)), atol=1e-10)
 
 
+@pytest.mark.parametrize(("out", "inputs", "r"), [(1000, 777, 8), (300, 4096, 64), (500, 129, 70), (128, 257, 1)])
+def test_values_of_tall_factors_equal_dense(out: int, inputs: int, r: int) -> None:
+    generator = np.random.default_rng(r)
+    a, b = generator.standard_normal((r, inputs)), generator.standard_normal((out, r))
+    b[:, : r // 2] = 0
+    dense = np.linalg.svd(b @ a, compute_uv=False)
+    assert np.allclose(factored_values(a, b, 1.0), dense[:r], atol=1e-12 * dense[0])
+
+
 def test_ranks_of_known_spectra() -> None:
     flat = ranks_of(np.ones(8))
     assert (flat.effective_rank, flat.stable_rank, flat.energy_rank) == (pytest.approx(8), 8, 8)
