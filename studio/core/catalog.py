@@ -45,15 +45,24 @@ class Dataset:
 BASE_MODELS = (
     BaseModel(
         "starter", "SmolLM2 135M Instruct (starter)", "HuggingFaceTB/SmolLM2-135M-Instruct", 134_515_008, "Apache-2.0",
-        note="Set up with the studio. The offline copy's weights once passed through 4 bits (Q4_1), so it answers a little worse than the original.",
+        note="Set up with the studio. The offline copy's weights once passed through 4 bits (Q4_1), "
+        "so it answers a little worse than the original.",
     ),
     BaseModel("Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5 0.5B Instruct", "Qwen/Qwen2.5-0.5B-Instruct", 494_032_768, "Apache-2.0"),
-    BaseModel("meta-llama/Llama-3.2-1B", "Llama 3.2 1B", "meta-llama/Llama-3.2-1B", 1_235_814_400, "Llama 3.2 licence", gated=True, chat=False),
-    BaseModel("meta-llama/Llama-3.2-3B", "Llama 3.2 3B", "meta-llama/Llama-3.2-3B", 3_212_749_824, "Llama 3.2 licence", gated=True, chat=False),
+    BaseModel(
+        "meta-llama/Llama-3.2-1B", "Llama 3.2 1B", "meta-llama/Llama-3.2-1B", 1_235_814_400, "Llama 3.2 licence", gated=True, chat=False,
+    ),
+    BaseModel(
+        "meta-llama/Llama-3.2-3B", "Llama 3.2 3B", "meta-llama/Llama-3.2-3B", 3_212_749_824, "Llama 3.2 licence", gated=True, chat=False,
+    ),
     BaseModel("Qwen/Qwen2.5-7B-Instruct", "Qwen2.5 7B Instruct", "Qwen/Qwen2.5-7B-Instruct", 7_615_616_512, "Apache-2.0"),
     BaseModel("mistralai/Mistral-7B-v0.1", "Mistral 7B", "mistralai/Mistral-7B-v0.1", 7_241_732_096, "Apache-2.0", chat=False),
-    BaseModel("meta-llama/Llama-2-7b-hf", "Llama 2 7B", "meta-llama/Llama-2-7b-hf", 6_738_415_616, "Llama 2 licence", gated=True, chat=False),
-    BaseModel("meta-llama/Llama-2-13b-hf", "Llama 2 13B", "meta-llama/Llama-2-13b-hf", 13_015_864_320, "Llama 2 licence", gated=True, chat=False),
+    BaseModel(
+        "meta-llama/Llama-2-7b-hf", "Llama 2 7B", "meta-llama/Llama-2-7b-hf", 6_738_415_616, "Llama 2 licence", gated=True, chat=False,
+    ),
+    BaseModel(
+        "meta-llama/Llama-2-13b-hf", "Llama 2 13B", "meta-llama/Llama-2-13b-hf", 13_015_864_320, "Llama 2 licence", gated=True, chat=False,
+    ),
 )  # fmt: skip
 
 DATASETS = (
@@ -62,7 +71,9 @@ DATASETS = (
         "Built on this machine from the Python standard library, the package `algorithms` and packages the studio needs anyway. "
         "Docstrings, not instructions written by people.",
     ),
-    Dataset("flytech/python-codes-25k", "python-codes-25k (the lecture's)", "MIT", "Instruction, input, output and text columns; from the hub."),
+    Dataset(
+        "flytech/python-codes-25k", "python-codes-25k (the lecture's)", "MIT", "Instruction, input, output and text columns; from the hub.",
+    ),
     Dataset("tatsu-lab/alpaca", "Alpaca", "CC-BY-NC-4.0", "52,002 instructions with answers by a larger model; from the hub."),
     Dataset("HuggingFaceH4/no_robots", "No Robots", "CC-BY-NC-4.0", "10,000 conversations written by people; from the hub."),
 )  # fmt: skip

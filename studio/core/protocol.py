@@ -15,12 +15,15 @@ import os
 import queue
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from studio.core.errors import OutOfMemory, StudioError, WorkerError, from_os_error
+
+ORPHAN_GRACE_S = 10.0
 
 
 @dataclass
@@ -54,8 +57,10 @@ def serve(handlers: dict[str, Handler], source: TextIO | None = None) -> None:
             calls[call_id] = call
             waiting.put((str(request["verb"]), call))
         waiting.put(None)
-        for call in calls.values():
+        for call in list(calls.values()):
             call.cancelled.set()
+        time.sleep(ORPHAN_GRACE_S)  # the studio is gone, and nobody else would end a handler that looks at nothing
+        os._exit(0)
 
     threading.Thread(target=read, daemon=True).start()
     write({"id": 0, "event": "ready", "data": {"pid": os.getpid()}})
@@ -76,7 +81,7 @@ def _answer(handlers: dict[str, Handler], verb: str, call: Call) -> tuple[str, A
     except OSError as error:
         traceback.print_exc()
         return "error", from_os_error(error, verb).to_json()
-    except Exception as error:  # the edge of the process: anything else is a bug, told without ending the worker
+    except Exception as error:  # noqa: BLE001 - the edge of the process: anything else is a bug, told without ending the worker
         traceback.print_exc()
         return "error", describe_exception(error).to_json()
 

@@ -51,7 +51,10 @@ class DataSpec(Part):
     split: str = "train"
     format: Literal["auto", "prompt_completion", "alpaca", "messages", "text"] = "auto"
     columns: dict[str, str] = Field(default_factory=dict)
-    """Role -> column name, where the detected mapping is corrected: prompt, completion, instruction, input, output, messages, text, system."""
+    """Role -> column name, where the detected mapping is corrected.
+
+    Roles: prompt, completion, instruction, input, output, messages, text, system.
+    """
     system_prompt: str = ""
     held_out: float = Field(0.1, gt=0, lt=0.9)
     """Share of rows held out for evaluation, where the dataset has no split of its own."""
@@ -237,11 +240,13 @@ def with_overrides(data: dict[str, Any], pairs: list[str]) -> dict[str, Any]:
         *parents, last = key.strip().split(".")
         node = result
         for name in parents:
-            node = node.setdefault(name, {}) if isinstance(node, dict) else {}
+            node = node.setdefault(name, {}) if isinstance(node, dict) else None
         if key.strip() == "method.family":
             result["method"] = _change_family(result.get("method", {}), str(value))
         elif isinstance(node, dict):
             node[last] = value
+        else:
+            problems.append(f"{key.strip()} is not a setting of the studio: {'.'.join(parents)} has no parts.")
     if problems:
         raise SpecError(problems)
     return result

@@ -44,6 +44,8 @@ class Event(NamedTuple):
 class _Child:
     process: subprocess.Popen[str]
     inboxes: dict[int, queue.Queue[dict[str, Any]]]
+    death: dict[str, Any] | None = None
+    """The message that every call gets once the process is gone."""
 
 
 class Worker:
@@ -77,6 +79,8 @@ class Worker:
         call_id = next(self._ids)
         inbox: queue.Queue[dict[str, Any]] = queue.Queue()
         child.inboxes[call_id] = inbox
+        if child.death is not None:  # it died before it could know of this call
+            inbox.put(child.death)
         self._send(child, {"id": call_id, "verb": verb, "args": args})
         ended = False
         try:
@@ -126,6 +130,7 @@ class Worker:
             message = child.inboxes[0].get(timeout=self.start_timeout_s)
         except queue.Empty:
             kill_group(process.pid)
+            process.wait()
             raise WorkerError("A worker process did not start in time.", f"Its log: {read_tail(self.log, 500)}") from None
         if message["event"] == "error":
             raise from_json(message["data"])
@@ -133,14 +138,18 @@ class Worker:
 
     def _listen(self, child: _Child) -> None:
         for line in child.process.stdout or ():
-            message = json.loads(line)
-            inbox = child.inboxes.get(message["id"])
+            message = _parse(line)
+            inbox = child.inboxes.get(message["id"]) if message else None
             if inbox is not None:
                 inbox.put(message)
         child.process.wait()
+        for pipe in (child.process.stdout, child.process.stdin):
+            with contextlib.suppress(OSError):
+                pipe.close()  # type: ignore[union-attr]
         died = WorkerError(_how_it_died(child.process.returncode), f"The end of its log: {read_tail(self.log, 500).strip()}").to_json()
+        child.death = {"id": 0, "event": "error", "data": died}
         for inbox in list(child.inboxes.values()):
-            inbox.put({"id": 0, "event": "error", "data": died})
+            inbox.put(child.death)
 
     def _send(self, child: _Child, message: dict[str, Any]) -> None:
         # A dead worker is reported by _listen, with its exit code; the broken pipe says nothing more.
@@ -149,9 +158,20 @@ class Worker:
             child.process.stdin.flush()  # type: ignore[union-attr]
 
 
+def _parse(line: str) -> dict[str, Any] | None:
+    """A message; None for what a library printed before the worker claimed its standard output."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return None
+    return message if isinstance(message, dict) and {"id", "event", "data"} <= message.keys() else None
+
+
 def _how_it_died(code: int | None) -> str:
     if code == -signal.SIGKILL:
         return "The worker process was killed, most likely because the machine ran out of memory."
+    if code == -signal.SIGTERM:
+        return "The worker process was ended to free its memory, as the start of a run does with the playground."
     return f"The worker process ended unexpectedly (exit code {code})."
 
 
