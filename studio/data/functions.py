@@ -68,7 +68,8 @@ def parse_source(source: str) -> ast.Module | None:
 
 def _take(module: _Module, node: ast.FunctionDef) -> Function | None:
     description = describe(ast.get_docstring(node, clean=True) or "")
-    if not description or node.name.startswith("__") or not _does_something(node) or not _is_plain(node):
+    # The cheap tests first: most functions of a big package are too long.
+    if not description or node.name.startswith("__") or not fits(module.text(node)) or not _does_something(node) or not _is_plain(node):
         return None
     needed = module.closure(node)
     if needed is None:
@@ -159,17 +160,20 @@ class _Module:
     """What a module's top level defines, and how each definition reads by itself."""
 
     def __init__(self, source: str, tree: ast.Module) -> None:
-        self.lines = source.splitlines()
+        # Not splitlines: it also splits at form feeds, which the parser does not count.
+        self.lines = source.replace("\r\n", "\n").split("\n")
         self.definitions: dict[str, ast.stmt] = {}
         self.imports: dict[str, str] = {}
         repeated: set[str] = set()
         for node in tree.body:
             for name in self._defined_by(node):
-                if name in self.definitions or name in self.imports:
+                if name in self.definitions:
                     repeated.add(name)
                 self.definitions[name] = node
-        for name in repeated:
+        for name in repeated | (set(self.definitions) & set(self.imports)):
+            # Which of several definitions holds depends on what ran: such a name is left undefined.
             self.definitions.pop(name, None)
+            self.imports.pop(name, None)
 
     def _defined_by(self, node: ast.stmt) -> list[str]:
         if isinstance(node, ast.FunctionDef):
@@ -199,7 +203,7 @@ class _Module:
             if name in needed or name == node.name:
                 continue
             part = self.imports.get(name) or self.definitions.get(name)
-            if part is None or (isinstance(part, ast.FunctionDef) and name.startswith("_")):
+            if part is None or (isinstance(part, ast.FunctionDef) and (name.startswith("_") or not _is_plain(part))):
                 return None
             needed[name] = part
             if isinstance(part, ast.stmt):
@@ -227,7 +231,7 @@ class _Module:
             docstring = part.body[0]
             head = self.lines[first - 1 : docstring.lineno - 1]
             lines = _without_blank_end(head) + _without_blank_end(self.lines[docstring.end_lineno : part.end_lineno][::-1])[::-1]
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(lines)
 
 
 def _without_blank_end(lines: list[str]) -> list[str]:

@@ -35,15 +35,15 @@ def table_rows(table: Any) -> Iterator[Row]:
 
 def _load(spec: DataSpec) -> Any:
     import datasets
-    import httpx
     from datasets import exceptions
+    from huggingface_hub.errors import HfHubHTTPError
 
     datasets.utils.logging.set_verbosity_error()
     try:
         return datasets.load_dataset(spec.source, spec.config or None)
     except exceptions.DatasetNotFoundError as error:
         raise _not_found(spec, str(error)) from error
-    except (ConnectionError, TimeoutError, FileNotFoundError, httpx.HTTPError) as error:
+    except (ConnectionError, TimeoutError, FileNotFoundError, HfHubHTTPError) as error:
         # FileNotFoundError: what `datasets` makes of a hub that answers with an error of its own.
         raise _offline(spec) from error
     except OSError as error:
