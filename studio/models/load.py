@@ -121,6 +121,8 @@ def load_base(spec: RunSpec, home: StudioHome) -> LoadedBase:
         options["device_map"] = {"": 0 if device == "cuda" else device}
     with explain_failure(spec.model.id):
         model: Any = AutoModelForCausalLM.from_pretrained(source, **options)
+    if spec.quantization != "none":
+        _leave_the_file(model)
     keep_weights_in_place(model)
     model.requires_grad_(False)
     model.eval()
@@ -151,6 +153,13 @@ def keep_weights_in_place(model: Any) -> int:
     for module in modules:
         module.support_avx512bf16_for_cpu = False
     return len(modules)
+
+
+def _leave_the_file(model: Any) -> None:
+    """Copy what was not quantized out of the mapped weight file: one embedding still in it keeps the whole file in this process's memory."""
+    for parameter in model.parameters():
+        if type(parameter).__name__ not in ("Params4bit", "Int8Params") and parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()
 
 
 def _options(model: ModelSpec, source: str | Path) -> dict[str, Any]:
