@@ -11,7 +11,7 @@ from studio.methods.frozen_base import widths
 if TYPE_CHECKING:
     from torch import nn
 
-    from studio.methods.adapters import AdapterInfo
+    from studio.methods.adapter_folder import AdapterInfo
 
 PREFIX_OF_PEFT = "base_model.model."
 

@@ -99,6 +99,9 @@ def test_cut_off_weights_are_refused(length, adapter, tiny_base):
         (25).to_bytes(8, "little") + b'{"a": {"shape": "nonsense"}}'[:25],
         (13).to_bytes(8, "little") + b'{"a": [1, 2]}',
         (45).to_bytes(8, "little") + b'{"a": {"shape": [-1], "dtype": "F32"}}       ',
+        (49).to_bytes(8, "little") + b'{"a": {"shape": [-1, -1], "dtype": "F32"}}       ' + bytes(4),
+        (49).to_bytes(8, "little") + b'{"a": {"shape": [Infinity], "dtype": "F32"}}     ' + bytes(4),
+        (200_000).to_bytes(8, "little") + b"[" * 200_000,
     ],
 )
 def test_weights_that_are_not_safetensors_are_refused(content, adapter):
@@ -106,6 +109,20 @@ def test_weights_that_are_not_safetensors_are_refused(content, adapter):
     (folder / "adapter_model.safetensors").write_bytes(content)
     with pytest.raises(MethodError, match="damaged or cut off"):
         describe_adapter(folder)
+
+
+def test_overlapping_tensors_are_refused_at_loading(adapter, tiny_base):
+    """The sizes add up and the places do not: only the safetensors reader sees it."""
+    path = adapter() / "adapter_model.safetensors"
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    names = [name for name in header if name.endswith("q_proj.lora_A.weight")]
+    header[names[0]]["data_offsets"] = header[names[1]]["data_offsets"]
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    with pytest.raises(MethodError, match="cannot load"):
+        load_adapter(tiny_base(), path.parent, "overlapping")
 
 
 def test_pickled_weights_are_refused_unread(adapter, tiny_base):
