@@ -14,6 +14,7 @@ from studio.core.paths import StudioHome
 from studio.core.records import RunStatus
 from studio.core.units import show_duration
 from studio.jobs import runner
+from studio.jobs.queue import TRAIN_MODULE
 from studio.jobs.store import RunRecord, read_run
 from studio.jobs.worker import Worker
 
@@ -72,7 +73,7 @@ def run_demo(options: argparse.Namespace, home: StudioHome) -> int:
     started = time.monotonic()
     spec = read_checked_spec("quickstart", options.set)
     ensure_starter(home, spec)
-    run_id = runner.start_run(home, spec, plan_run(spec, home))
+    run_id = runner.start_run(home, spec, plan_run(spec, home), TRAIN_MODULE)
     say(f"Run {run_id}")
     status = watch_run(home, run_id)
     record = read_run(home, run_id)

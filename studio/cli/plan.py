@@ -79,7 +79,7 @@ def describe_lines(data: dict[str, Any], indent: str = "") -> Iterator[str]:
                 yield from describe_lines(item, indent + "  ")
                 yield ""
         else:
-            yield f"{indent}{title}: {describe_value(key, value)}"
+            yield f"{indent}{title}: {describe_value(key, value)}".replace("\n", f"\n{indent}  ")
 
 
 def describe_value(name: str, value: Any) -> str:

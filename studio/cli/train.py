@@ -72,15 +72,15 @@ def plan_run(spec: RunSpec, home: StudioHome) -> dict[str, Any]:
 def run_train(options: argparse.Namespace, home: StudioHome) -> int:
     spec = read_checked_spec(options.spec, options.set)
     ensure_starter(home, spec)
-    run_id = runner.start_run(home, spec, plan_run(spec, home))
+    run_id = runner.start_run(home, spec, plan_run(spec, home), TRAIN_MODULE)
     return _report(options, home, run_id)
 
 
 def run_resume(options: argparse.Namespace, home: StudioHome) -> int:
     if options.steps is not None or options.epochs is not None:
-        runner.extend_run(home, options.run, epochs=options.epochs, max_steps=options.steps)
+        runner.extend_run(home, options.run, epochs=options.epochs, max_steps=options.steps, module=TRAIN_MODULE)
     else:
-        runner.resume_run(home, options.run, options.checkpoint)
+        runner.resume_run(home, options.run, options.checkpoint, module=TRAIN_MODULE)
     return _report(options, home, options.run)
 
 
@@ -108,14 +108,14 @@ def _report(options: argparse.Namespace, home: StudioHome, run_id: str) -> int:
     return 0 if status in (RunStatus.FINISHED, RunStatus.STOPPED) else 1
 
 
-def watch_run(home: StudioHome, run_id: str, module: str = TRAIN_MODULE) -> RunStatus:
+def watch_run(home: StudioHome, run_id: str) -> RunStatus:
     """Show a run's progress until it is over. The first Ctrl-C asks it to save and end, the next cancels it."""
     line = ProgressLine(home.run(run_id))
     interrupted = 0
     status = read_status(home.run(run_id))
     while not status.is_over:
         try:
-            for status in runner.wait_for_run(home, run_id, module=module):
+            for status in runner.wait_for_run(home, run_id, module=TRAIN_MODULE):
                 line.show(status.value)
         except KeyboardInterrupt:
             interrupted += 1
