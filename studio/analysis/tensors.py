@@ -138,7 +138,7 @@ def _no_such_linear(everything: list[LinearLayer], layer: int, module: str) -> A
 
 def _as_linear(ref: TensorRef, transposed: bool) -> LinearLayer | None:
     match = _NUMBERED.match(ref.name)
-    if match is None or len(ref.shape) != 2 or "embed" in match["module"]:
+    if match is None or len(ref.shape) != 2 or "embed" in match["module"] or match["module"].endswith("attention_bias"):
         return None
     name = ref.name.removesuffix(".weight")
     return LinearLayer(name, match["stack"], int(match["layer"]), match["module"], ref, transposed)
@@ -260,6 +260,8 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _checked(model: ModelFiles) -> ModelFiles:
+    if not model.tensors:
+        raise AnalysisError(f"The weights of {model.folder.name} hold no tensors.", "Fetch the model again.")
     quantization = model.config.get("quantization_config")
     if quantization:
         method = quantization.get("quant_method", "an unnamed method") if isinstance(quantization, dict) else quantization

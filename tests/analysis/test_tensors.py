@@ -114,6 +114,18 @@ def test_a_file_that_is_not_safetensors_is_a_sentence(tmp_path: Path, content: b
         open_model(tmp_path)
 
 
+def test_a_file_without_tensors_is_a_sentence(tmp_path: Path) -> None:
+    save_file({}, tmp_path / "model.safetensors")
+    with pytest.raises(AnalysisError, match="hold no tensors"):
+        describe_model(tmp_path)
+
+
+def test_a_relative_attention_bias_is_no_linear_layer(tmp_path: Path) -> None:
+    names = ("encoder.block.0.layer.0.SelfAttention.q", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias")
+    model = open_model(_save(tmp_path / "m", {f"{name}.weight": torch.ones(2, 2) for name in names}))
+    assert [item.name for item in model.linear_layers] == [names[0]]
+
+
 def test_a_torn_file_is_a_sentence(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     save_file({"a": torch.ones(100)}, file)
