@@ -37,9 +37,9 @@ class Example:
 
     @property
     def place(self) -> str:
-        """Where to find it, for an error: 'train.jsonl, line 3', or the module of a starter function."""
-        where = self.provenance.get("file") or self.provenance.get("module") or "row"
-        return f"{where}, line {self.provenance.get('line', '?')}"
+        """Where to find it, for an error: 'train.jsonl, line 3', 'row 3' of a hub's table, or a starter function's module and line."""
+        where, line = self.provenance.get("file") or self.provenance.get("module"), self.provenance.get("line", "?")
+        return f"{where}, line {line}" if where else f"row {line}"
 
 
 def make_example(row: Row, layout: Layout, system_prompt: str = "") -> Example | None:

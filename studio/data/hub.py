@@ -39,11 +39,13 @@ def _load(spec: DataSpec) -> Any:
     from huggingface_hub.errors import HfHubHTTPError
 
     datasets.utils.logging.set_verbosity_error()
+    # What the HTTP client raises when the network goes away; which client that is changes with the version of the hub's library.
+    lost = getattr(datasets.utils.file_utils, "CONNECTION_ERRORS_TO_RETRY", ())
     try:
         return datasets.load_dataset(spec.source, spec.config or None)
     except exceptions.DatasetNotFoundError as error:
         raise _not_found(spec, str(error)) from error
-    except (ConnectionError, TimeoutError, FileNotFoundError, HfHubHTTPError) as error:
+    except (ConnectionError, TimeoutError, FileNotFoundError, HfHubHTTPError, *lost) as error:
         # FileNotFoundError: what `datasets` makes of a hub that answers with an error of its own.
         raise _offline(spec) from error
     except OSError as error:

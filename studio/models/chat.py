@@ -94,7 +94,7 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], *, closed: bool = True) -
     start, close = _start_ids(tokenizer), _end_ids(tokenizer) if closed else []
     waiting = iter(texts)
     while batch := list(islice(waiting, BATCH)):
-        for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]:
+        for ids in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
             body = ids[len(start) :] if ids[: len(start)] == start else list(ids)
             end = [] if body[-1:] == close else close
             yield EncodedText(start + body + end, [False] * len(start) + [True] * (len(body) + len(end)))
@@ -172,7 +172,9 @@ def _tokenize(tokenizer: Any, conversations: list[list[Piece]]) -> Iterator[list
     start = [] if getattr(tokenizer, "chat_template", None) else _start_ids(tokenizer)
     anchor = _anchor_ids(tokenizer)
     places = [(piece.text, place == 0) for pieces in conversations for place, piece in enumerate(pieces)]
-    encoded = tokenizer([text if first or not anchor else ANCHOR + text for text, first in places], add_special_tokens=False)["input_ids"]
+    texts = [text if first or not anchor else ANCHOR + text for text, first in places]
+    # Not verbose: how long an example may be is studio.data.format's business.
+    encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     for (text, first), ids in zip(places, encoded, strict=True):
         if first:
             yield [*start, *ids]
@@ -191,7 +193,7 @@ def _anchor_ids(tokenizer: Any) -> list[int]:
 
 
 def _join(tokenizer: Any, pieces: list[tuple[Piece, list[int]]]) -> EncodedText:
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    special = set(tokenizer.all_special_ids) | {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     ids: list[int] = []
     labelled: list[bool] = []
     for place, (piece, tokens) in enumerate(pieces):

@@ -97,7 +97,7 @@ def test_a_cached_dataset_works_offline(cached_dataset, home):
     assert (data.report.train, data.report.held_out, data.report.held_out_by) == (25, 5, "split")
     assert data.columns == {"prompt": "question", "completion": "answer"}
     assert data.train[3].messages[1]["content"] == "answer 3"
-    assert data.train[3].place == "row, line 4"
+    assert data.train[3].place == "row 4"
 
 
 def test_a_split_or_configuration_that_is_not_there_is_named(cached_dataset, home):

@@ -181,6 +181,16 @@ def test_a_template_without_end_of_turn_gets_one_so_that_the_model_stops(tokeniz
     assert encoded.labelled[-1]
 
 
+def test_added_tokens_that_are_no_special_ones_end_no_answer(tokenizer):
+    """Code models have runs of spaces as added tokens."""
+    from tokenizers import AddedToken
+
+    model = with_template(tokenizer, UNENDED)
+    model.add_tokens([AddedToken("        ", special=False, normalized=False)])
+    encoded = encode_conversation(model, [QUESTION, {"role": "assistant", "content": "if x:\n        return y"}])
+    assert trained_text(model, encoded) == "if x:\n        return y\n<|im_end|>"
+
+
 def test_without_a_template_the_plain_one_is_used(tokenizer, metaspace_tokenizer):
     plain = with_template(tokenizer, None)
     turns = [{"role": "system", "content": "Be brief."}, QUESTION, ANSWER]
