@@ -1,4 +1,4 @@
-"""The two reports of the command line's `nf4` and `spectrum`, as JSON-able dicts; no printing and no parsing of arguments here."""
+"""The reports of the command line's `nf4` and `spectrum`, as JSON-able dicts; no printing and no parsing of arguments here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from studio.analysis.adapter_files import CONFIG, open_adapter
 from studio.analysis.advice import advise
+from studio.analysis.deltas import dora_delta, merged_delta
 from studio.analysis.growth import snapshot_folders, spectrum_growth
 from studio.analysis.jsonable import to_jsonable
 from studio.analysis.model_report import report_model, report_module
@@ -56,7 +57,7 @@ def spectrum_report(
     """Spectra of a run or adapter folder, with advice and growth over its snapshots.
 
     With `module` (and `layer` where it repeats) only that module is listed; then `base_folder` adds amplification and intruder
-    dimensions, and `other_folder` the subspace similarity with another adapter.
+    dimensions, and for DoRA its whole change; `other_folder` adds the subspace similarity with another adapter.
     """
     folder = find_adapter(adapter_folder)
     spectrum = adapter_spectrum(folder)
@@ -72,9 +73,16 @@ def spectrum_report(
         weight = read_linear(linear)
         report["amplification"] = to_jsonable(amplification(chosen, weight))
         report["intruders"] = to_jsonable(intruder_dimensions(chosen, weight))
+        if chosen.dora:
+            report["dora_delta"] = to_jsonable(dora_delta(chosen, weight))
     if other_folder:
         report["similarity"] = to_jsonable(compare_adapters(folder, find_adapter(other_folder), layer, module))
     return report
+
+
+def delta_report(base_folder: Path, tuned_folder: Path, layer: int, module: str) -> dict[str, Any]:
+    """The spectrum of one module's change between a base model and a merged or fully tuned one."""
+    return to_jsonable(merged_delta(base_folder, tuned_folder, layer, module))
 
 
 def _growth(folder: Path) -> list[dict[str, Any]]:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from studio.analysis.cli import find_adapter, nf4_model_report, nf4_report, spectrum_report
+from studio.analysis.cli import delta_report, find_adapter, nf4_model_report, nf4_report, spectrum_report
 from studio.analysis.quantization_info import QuantizationOptions
 from studio.core.errors import AnalysisError
 
@@ -70,6 +70,24 @@ def test_one_module_is_compared_with_its_base_and_another_run(run: Path, tiny_ll
     assert report["similarity"]["phi"][3][3] == 1
     assert report["intruders"]["best_cosines"]
     assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_a_model_against_itself_has_no_delta(tiny_llama: Path) -> None:
+    report = delta_report(tiny_llama, tiny_llama, 1, "up_proj")
+    assert (report["ranks"]["effective_rank"], report["relative_norm"]) == (0, 0)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_dora_is_reported_with_its_whole_change(
+    tmp_path: Path, tiny_llama: Path, write_adapter: Callable, random_factors: Callable
+) -> None:
+    folder = write_adapter(tmp_path, {Q: random_factors(64, 64, 4)})
+    tensors = load_file(folder / "adapter_model.safetensors")
+    weight = load_file(tiny_llama / "model.safetensors")[f"{Q}.weight"].float()
+    tensors[f"base_model.model.{Q}.lora_magnitude_vector"] = weight.norm(dim=1)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    report = spectrum_report(folder, base_folder=tiny_llama, layer=0, module="q_proj")
+    assert report["dora"] and report["dora_delta"]["ranks"]["frobenius"] > 0
 
 
 def test_a_base_without_a_module_is_a_sentence(run: Path, tiny_llama: Path) -> None:
