@@ -43,7 +43,7 @@ class BottleneckMethod:
     """The adapter family."""
 
     family = "adapter"
-    title = "Adapter"
+    title = "Adapters"
     sentence = "Puts a small network with a narrow middle into every layer."
 
     def problems(self, spec: RunSpec, shape: ModelShape) -> list[str]:

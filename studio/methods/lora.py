@@ -28,6 +28,7 @@ from studio.core.shape import ModelShape
 from studio.core.spec import LoraSpec, RunSpec
 from studio.methods import frozen_base, saving
 from studio.methods.base import Batches, MethodCard, MethodPart, make_card, register
+from studio.methods.eva import initialize_eva
 from studio.methods.targets import Target, find_targets, invalid_patterns, pattern_rank, target_names
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class LoraMethod:
             found.append("method.targets matches no module of this model: pick some of its linear layers, or all-linear.")
         if method.dora and method.init in REWRITES_BASE:
             found.append(f"method.init {method.init} rewrites the base's weights, which DoRA's magnitudes rest on: use one of the two.")
+        if method.init == "eva" and method.rank_pattern:
+            found.append("method.init eva shares ranks out between layers, which undoes method.rank_pattern: use one of the two.")
         return found
 
     def advice(self, spec: RunSpec) -> list[str]:
@@ -110,7 +113,7 @@ class LoraMethod:
             _check_on_model(method, model, config)
             adapted = get_peft_model(model, config)
         if method.init == "eva" and batches is not None:
-            _initialize_eva(adapted, batches)
+            initialize_eva(adapted, batches(), method.rank)
         if method.init in REWRITES_BASE:
             adapted.initial_lora = _copy_lora(adapted)
         return adapted
@@ -225,15 +228,6 @@ def _check_on_model(method: LoraSpec, model: PreTrainedModel, config: LoraConfig
         rank = pattern_rank(method.rank, method.rank_pattern, name)
         if rank > limit:
             raise MethodError(f"Rank {rank} is above the rank {limit} that {name} can have.", f"Use at most {limit}.")
-
-
-def _initialize_eva(model: PeftModel, batches: Batches) -> None:
-    from peft import initialize_lora_eva_weights
-
-    was_training = model.training
-    model.eval()
-    initialize_lora_eva_weights(model, dataloader=list(batches()), show_progress_bar=False)
-    model.train(was_training)
 
 
 def _copy_lora(model: PeftModel) -> dict[str, torch.Tensor]:

@@ -48,7 +48,7 @@ class PrefixMethod:
     """The prefix family."""
 
     family = "prefix"
-    title = "Prefix"
+    title = "Prefix-Tuning"
     sentence = "Learns keys and values that stand before every prompt."
 
     def problems(self, spec: RunSpec, shape: ModelShape) -> list[str]:

@@ -119,6 +119,19 @@ def test_eva_needs_data(tiny_base, make_spec, tiny_tokenizer):
         get_method("lora").attach(tiny_base(), make_spec(init="eva"), tiny_tokenizer)
 
 
+def test_eva_on_too_little_data_is_a_named_error_not_an_endless_loop(tiny_base, make_spec, tiny_tokenizer, tiny_batch):
+    short = {name: tensor[:1, :6] for name, tensor in tiny_batch.items()}
+    with pytest.raises(MethodError, match="more than 16 tokens"):
+        get_method("lora").attach(tiny_base(), make_spec(init="eva", rank=16), tiny_tokenizer, batches=lambda: [short])
+
+
+def test_eva_on_data_of_too_few_directions_ends(tiny_base, make_spec, tiny_tokenizer):
+    """One token over and over: the inputs have no direction to settle on."""
+    same = {"input_ids": torch.full((1, 40), 7), "attention_mask": torch.ones(1, 40, dtype=torch.long)}
+    with pytest.raises(MethodError, match="no stable directions"):
+        get_method("lora").attach(tiny_base(), make_spec(init="eva", rank=16), tiny_tokenizer, batches=lambda: [same])
+
+
 def test_lora_plus_trains_b_faster(tiny_base, make_spec, tiny_tokenizer):
     spec = make_spec(lora_plus_ratio=16, training={"learning_rate": 1e-4, "weight_decay": 0.1})
     method = get_method("lora")
@@ -146,6 +159,7 @@ BAD = [
     ({"rank": 8, "rank_pattern": {"v_proj": 64}}, "64", "32"),
     ({"layers": [0, 2]}, "2", "0 to 1"),
     ({"rank_pattern": {"q_proj(": 4}}, "q_proj(", "regular expression"),
+    ({"init": "eva", "rank_pattern": {"q_proj": 2}}, "eva", "use one of the two"),
     ({"dora": True, "init": "pissa"}, "pissa", "use one of the two"),
 ]
 
