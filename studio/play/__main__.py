@@ -1,8 +1,12 @@
 """The playground's child process: `python -m studio.play --home HOME` speaks studio.core.protocol.
 
-load      {model, quantization, adapters: {name: folder}}          -> what is loaded
-generate  {panes, messages or prompt, sampling}                    -> events 'token' {pane, text}, then answers
-unload    {}                                                       -> {}
+load      {model, quantization, adapters: {name: folder}}       -> what is loaded
+generate  {panes, messages or prompt or conversations: {pane: messages}, sampling, strengths: {pane: 0..2}, load: {...}}
+                                                                -> events 'loaded', 'pass' {panes}, 'token' {pane, text}, then answers
+render    {messages, load: {...}}                               -> the prompt as text and tokens
+unload    {}                                                    -> {}
+
+`load` inside another request makes sure of the model within that request, so that nobody else's load can come between the two.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import psutil
 
 from studio.core.files import write_json
 from studio.core.paths import StudioHome
-from studio.core.protocol import Call, serve
+from studio.core.protocol import Call, Handler, serve
 from studio.core.spec import ModelSpec
 
 
@@ -25,38 +29,61 @@ def main() -> None:
     home = StudioHome.find(parser.parse_args().home)
     # A run that starts frees this process's memory first; it finds it here.
     write_json(home.playground, {"pid": os.getpid(), "started": psutil.Process().create_time()})
-    serve(handlers(home))
+    serve(Verbs(home).handlers())
 
 
-def handlers(home: StudioHome) -> dict[str, Any]:
+class Verbs:
     """The verbs. The engine, and with it torch, is imported by the first call that needs it."""
-    engines: list[Any] = []
 
-    def engine() -> Any:
-        if not engines:
+    def __init__(self, home: StudioHome) -> None:
+        self.home = home
+        self._engine: Any = None
+
+    def handlers(self) -> dict[str, Handler]:
+        return {"load": self.load, "generate": self.generate, "render": self.render, "unload": self.unload}
+
+    @property
+    def engine(self) -> Any:
+        if self._engine is None:
             from studio.play.engine import Engine
 
-            engines.append(Engine(home))
-        return engines[0]
+            self._engine = Engine(self.home)
+        return self._engine
 
-    def load(call: Call) -> dict[str, Any]:
-        model = ModelSpec.model_validate(call.args.get("model") or {})
-        return engine().load(model, call.args.get("quantization") or "none", call.args.get("adapters") or {})
+    def load(self, call: Call) -> dict[str, Any]:
+        return self._load(call.args)
 
-    def generate(call: Call) -> dict[str, Any]:
+    def generate(self, call: Call) -> dict[str, Any]:
+        from studio.play.engine import Question
         from studio.play.sampling import Sampling
 
-        messages = call.args.get("messages") or [{"role": "user", "content": str(call.args.get("prompt", ""))}]
         sampling = Sampling.parse(call.args.get("sampling") or {})
-        return engine().answer(
-            call.args["panes"], messages, sampling, lambda pane, text: call.emit("token", {"pane": pane, "text": text}), call.cancelled.is_set
-        )
+        conversations = call.args.get("conversations") or {pane: _messages(call.args) for pane in call.args["panes"]}
+        strengths = {str(pane): float(value) for pane, value in (call.args.get("strengths") or {}).items()}
+        self._ensure_loaded(call)
+        return self.engine.answer(Question(conversations, sampling, strengths), call.emit, call.cancelled.is_set)
 
-    def unload(call: Call) -> dict[str, Any]:
-        engine().unload()
+    def render(self, call: Call) -> dict[str, Any]:
+        from studio.play.rendering import render_tokens
+
+        self._ensure_loaded(call)
+        return render_tokens(self.engine, _messages(call.args))
+
+    def unload(self, call: Call) -> dict[str, Any]:
+        self.engine.unload()
         return {}
 
-    return {"load": load, "generate": generate, "unload": unload}
+    def _load(self, args: dict[str, Any]) -> dict[str, Any]:
+        model = ModelSpec.model_validate(args.get("model") or {})
+        return self.engine.load(model, args.get("quantization") or "none", args.get("adapters") or {})
+
+    def _ensure_loaded(self, call: Call) -> None:
+        if call.args.get("load"):
+            call.emit("loaded", self._load(call.args["load"]))
+
+
+def _messages(args: dict[str, Any]) -> list[dict[str, Any]]:
+    return args.get("messages") or [{"role": "user", "content": str(args.get("prompt", ""))}]
 
 
 if __name__ == "__main__":

@@ -51,7 +51,10 @@ def decode(model: Any, prompt: Sequence[int], cache: Any, names: Sequence[str], 
     began, past = time.perf_counter(), cache.get_seq_length()
     ids = torch.tensor([list(prompt)] * len(panes), device=device)
     room = min(settings.sampling.max_new_tokens, settings.context - past - len(prompt))
-    active = panes
+    if settings.is_cancelled():
+        for pane in panes:
+            pane.stopped_by = "you"
+    active = [pane for pane in panes if not pane.stopped_by]
     while active:
         with as_rows([pane.name for pane in active]):
             while not any(pane.stopped_by for pane in active):

@@ -32,13 +32,14 @@ class Sampling:
                 float(data.get("temperature", 0)), float(data.get("top_p", 1)), int(data.get("top_k", 0)),
                 int(data.get("max_new_tokens", 256)), int(data.get("seed", 0)),
             )  # fmt: skip
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise PlayError("The sampling settings must be numbers.", "Clear them to take the defaults.") from error
         problems = [
             text for wrong, text in (
                 (not 0 <= made.temperature <= 5, "temperature goes from 0 to 5"),
                 (not 0 < made.top_p <= 1, "top_p is above 0 and at most 1"),
                 (made.top_k < 0, "top_k is 0 or more"),
+                (not 0 <= made.seed < 2**63, "the seed is 0 or a whole number above"),
                 (not 1 <= made.max_new_tokens <= 32768, "new tokens go from 1 to 32768"),
             ) if wrong
         ]  # fmt: skip

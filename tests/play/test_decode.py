@@ -1,0 +1,181 @@
+"""The loop that answers: what it stops for, how soon, what it refuses, and how far a batch rounds from a single row."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from studio.core.errors import MethodError, ModelError, PlayError
+from studio.core.spec import ModelSpec, RunSpec
+from studio.methods import get_method
+from studio.methods.adapters import save_adapter
+from studio.play.engine import Engine, Question
+from studio.play.sampling import Sampling, pick_token
+from tests.play.conftest import PROMPT
+
+LOGPROB_TOLERANCE_BF16 = 0.1
+"""Nats, expected over the next token: how far bfloat16 may round log-probabilities in a batch of two from those in a batch of one."""
+
+
+def test_cancelling_stops_within_one_token(engine, tiny):
+    engine.load(tiny, "none", {})
+    seen = []
+
+    def emit(event, data):
+        seen.append(event)
+
+    question = Question({"base": PROMPT}, Sampling(max_new_tokens=200, temperature=2.0))
+    done = engine.answer(question, emit, lambda: seen.count("token") >= 3)
+    assert done["panes"][0]["stopped_by"] == "you"
+    assert done["panes"][0]["tokens"] <= seen.count("token") + 1 <= 5
+
+
+def test_a_cancelled_question_starts_no_further_pass(engine, tiny, make_adapter):
+    engine.load(tiny, "none", {"tuned": str(make_adapter("adapter", 1))})
+    done = engine.answer(Question({"base": PROMPT, "tuned": PROMPT}), lambda event, data: None, lambda: True)
+    assert [pane["stopped_by"] for pane in done["panes"]] == ["you", "you"]
+    assert done["panes"][1]["tokens"] == 0
+
+
+def test_the_limit_the_end_and_the_context_are_told_apart(engine, ask, tiny, monkeypatch):
+    engine.load(tiny, "none", {})
+    assert ask("base", max_new_tokens=5)["base"]["stopped_by"] == "token limit"
+    full = ask("base", max_new_tokens=5)["base"]
+    long = [{"role": "user", "content": "a " * 480}]
+    room = 512 - len(engine.encode(long))
+    assert 0 < room < 40
+    answer = ask("base", messages=long, max_new_tokens=400)["base"]
+    assert answer["stopped_by"] == "end of the context" and answer["tokens"] == room
+    second = engine.loaded.tokenizer.encode(full["text"])[1]
+    monkeypatch.setattr(Engine, "stop_ids", lambda self: frozenset([second]))
+    assert ask("base", max_new_tokens=5)["base"]["stopped_by"] == "end of answer"
+
+
+def test_a_prompt_longer_than_the_context_says_by_how_much(engine, ask, tiny):
+    engine.load(tiny, "none", {})
+    words = [{"role": "user", "content": "list " * 600}]
+    tokenizer = engine.loaded.tokenizer
+    tokens = len(tokenizer(tokenizer.apply_chat_template(words, tokenize=False, add_generation_prompt=True))["input_ids"])
+    with pytest.raises(PlayError, match=f"{tokens:,} tokens; the model reads 512, so it is {tokens - 511:,} too long"):
+        ask("base", messages=words)
+
+
+@pytest.mark.parametrize("messages", [[], [{"role": "user", "content": " \n\t"}], [{"role": "system", "content": "Be brief."}]])
+def test_an_empty_prompt_is_refused(engine, ask, tiny, messages):
+    engine.load(tiny, "none", {})
+    with pytest.raises(PlayError, match="empty"):
+        ask("base", messages=messages)
+
+
+ODD = ["<script>alert(1)</script>", "\u202eabc\u2066", "\u200b\u200bzero", "日本語 🙂", "{{ 7 * 7 }}", "<|im_end|>"]
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_odd_characters_reach_the_model_as_they_are(engine, ask, tiny, text):
+    engine.load(tiny, "none", {})
+    messages = [{"role": "user", "content": text}]
+    assert ask("base", messages=messages, max_new_tokens=2)["base"]["tokens"]
+    assert text in engine.loaded.tokenizer.decode(engine.encode(messages))
+
+
+def test_a_template_that_fails_is_named(engine, ask, tiny):
+    engine.load(tiny, "none", {})
+    engine.loaded.tokenizer.chat_template = "{{ raise_exception('no system turns') }}"
+    with pytest.raises(ModelError, match="no system turns"):
+        ask("base")
+
+
+def test_before_a_model_and_after_unloading_it_says_that_none_is_loaded(engine, ask, tiny):
+    with pytest.raises(PlayError, match="No model is loaded"):
+        ask("base")
+    engine.load(tiny, "none", {})
+    engine.unload()
+    assert engine.describe()["loaded"] is False
+    with pytest.raises(PlayError, match="No model is loaded"):
+        ask("base")
+
+
+def test_an_adapter_of_another_base_is_named_and_the_base_answers_on(engine, ask, tiny, make_adapter, tmp_path):
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    narrow = LlamaConfig(vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, **heads)
+    LlamaForCausalLM(narrow).save_pretrained(tmp_path)
+    engine.load(tiny, "none", {}).pop("loaded")
+    engine.loaded.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(MethodError, match="does not fit"):
+        engine.load(tiny.model_copy(update={"id": str(tmp_path)}), "none", {"tuned": str(make_adapter("lora", 1))})
+    assert ask("base", max_new_tokens=2)["base"]["tokens"]
+    with pytest.raises(PlayError, match="No such pane: tuned"):
+        ask("tuned")
+
+
+def test_the_name_base_is_the_bases_own(engine, tiny, make_adapter):
+    with pytest.raises(PlayError, match="cannot be called"):
+        engine.load(tiny, "none", {"base": str(make_adapter("lora", 1))})
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"temperature": -1}, "temperature"), ({"temperature": float("nan")}, "temperature"), ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.5}, "top_p"), ({"top_k": -1}, "top_k"), ({"max_new_tokens": 0}, "new tokens"),
+        ({"temperature": "warm"}, "numbers"), ({"seed": -1}, "seed"),
+        ({"seed": 2**64}, "seed"), ({"seed": None}, "numbers"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be_used_are_named(settings, named):
+    with pytest.raises(PlayError, match=named):
+        Sampling.parse(settings)
+
+
+def test_temperature_zero_is_greedy_whatever_else_is_set():
+    logits = torch.tensor([0.1, 2.0, 1.9])
+    assert pick_token(logits, Sampling(temperature=0, top_p=0.1, top_k=2), torch.Generator().manual_seed(0)) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.floats(-8, 8), min_size=2, max_size=40), temperature=st.floats(0.05, 5), top_k=st.integers(0, 50),
+    top_p=st.floats(0.01, 1), seed=st.integers(0, 1000),
+)  # fmt: skip
+def test_a_picked_token_is_always_among_those_kept(values, temperature, top_k, top_p, seed):
+    logits = torch.tensor(values)
+    token = pick_token(logits, Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed), torch.Generator().manual_seed(seed))
+    probabilities = torch.softmax(logits / temperature, 0)
+    likelier = probabilities[probabilities > probabilities[token] + 1e-6]
+    assert not top_k or len(likelier) < top_k
+    kept = probabilities.topk(min(top_k, len(values))).values.sum() if top_k else 1.0
+    assert likelier.sum() / kept < top_p + 1e-4
+
+
+@pytest.mark.real
+def test_a_batch_rounds_as_a_single_row_does_within_the_tolerance(starter_home, engine, starter_model, tmp_path):
+    """In bfloat16 a product over two rows may sum in another order than over one."""
+    engine.load(ModelSpec(id="starter", dtype="bfloat16"), "none", {"tuned": str(random_lora(starter_model, tmp_path))})
+    ids = torch.tensor([engine.encode(PROMPT)])
+    with torch.inference_mode():
+        single = {}
+        for name in ("base", "tuned"):
+            with engine.injection.rows([name]):
+                single[name] = engine.loaded.model(ids).logits[0].float().log_softmax(-1)
+        with engine.injection.rows(["base", "tuned"]):
+            both = engine.loaded.model(ids.repeat(2, 1)).logits.float().log_softmax(-1)
+    for row, name in enumerate(single):
+        off = (single[name].exp() * (both[row] - single[name]).abs()).sum(-1)
+        assert off.mean() < LOGPROB_TOLERANCE_BF16, name
+    assert (single["base"] - single["tuned"]).abs().max() > 1
+
+
+def random_lora(model, folder):
+    """A LoRA adapter for `model` whose weights are small and random."""
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
+    spec = RunSpec.parse({"method": {"family": "lora", "rank": 4}})
+    tuned = get_method("lora").attach(base, spec, AutoTokenizer.from_pretrained(model))
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
+    save_adapter(tuned, folder / "adapter", spec)
+    return folder / "adapter"
