@@ -156,7 +156,7 @@ def keep_weights_in_place(model: Any) -> int:
 
 
 def _leave_the_file(model: Any) -> None:
-    """Copy what was not quantized out of the mapped weight file: one embedding still in it keeps the whole file in this process's memory."""
+    """Copy what was not quantized out of the mapped weight file: one embedding left in it keeps the whole file in memory."""
     for parameter in model.parameters():
         if type(parameter).__name__ not in ("Params4bit", "Int8Params") and parameter.device.type == "cpu":
             parameter.data = parameter.data.clone()

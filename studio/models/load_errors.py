@@ -18,13 +18,15 @@ _SMALLER = "Choose a smaller model, or hold the base in 4 bits (quantization nf4
 @contextlib.contextmanager
 def explain_failure(model_id: str) -> Iterator[None]:
     """Raise ModelNotFound, GatedModel, ModelError, OutOfMemory or DiskFull in place of what the libraries raise while loading."""
+    from safetensors import SafetensorError
+
     try:
         yield
     except StudioError:
         raise
     except MemoryError as error:
         raise OutOfMemory(f"There is not enough memory for {model_id}.", _SMALLER) from error
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, SafetensorError) as error:
         raise _explain(error, model_id) from error
 
 
@@ -41,7 +43,7 @@ def _explain(error: Exception, model_id: str) -> StudioError:
 
 
 def _explain_access(kinds: set[str], text: str, model_id: str) -> StudioError | None:
-    if "GatedRepoError" in kinds or "gated repo" in text:
+    if "GatedRepoError" in kinds or "access a gated repo" in text:
         return GatedModel(
             f"{model_id} is gated: its owner asks for an accepted licence.",
             f"Accept it at huggingface.co/{model_id}, then log in with `hf auth login` or set HF_TOKEN.",
