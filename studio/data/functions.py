@@ -29,6 +29,7 @@ from dataclasses import dataclass
 MIN_LINES, MAX_LINES, MAX_COLUMNS = 3, 25, 120
 MIN_PROSE, MAX_PROSE = 25, 300
 BUILTINS = frozenset(name for name in dir(builtins) if name not in ("_", "copyright", "credits", "license", "exit", "quit"))
+TOP_LEVEL_DEF = re.compile(r"^def ", re.MULTILINE)
 LOADS = frozenset(("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"))
 PUBLIC_MODULES = frozenset(name for name in sys.stdlib_module_names if not name.startswith("_"))
 REFUSED_WORDS = re.compile(r"\b(deprecated|todo|fixme|xxx|internal use|do not use|not implemented|undocumented)\b", re.IGNORECASE)
@@ -48,7 +49,8 @@ class Function:
 
 def find_functions(source: str) -> Iterator[Function]:
     """The self-contained functions of a module's source in their order; none where it does not parse."""
-    tree = parse_source(source)
+    # Parsing is what takes the time, and many modules hold only classes.
+    tree = parse_source(source) if TOP_LEVEL_DEF.search(source) else None
     if tree is None:
         return
     module = _Module(source, tree)
