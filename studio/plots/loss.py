@@ -50,7 +50,7 @@ def loss_figure(info: LossInfo, *, log_scale: bool = False, revision: str = "") 
     if info.steps:
         few = "lines+markers" if len(info.steps) < 2 else "lines"
         faint, bold = {"color": TRAINED, "width": 1}, {"color": TRAINED, "width": 2.5}
-        figure.add_trace(go.Scatter(x=info.steps, y=_short(info.loss), name="train", mode=few, line=faint, opacity=0.35, hoverinfo="skip"))
+        figure.add_trace(go.Scatter(x=info.steps, y=_short(info.loss), name="train", mode=few, line=faint, opacity=0.5, hoverinfo="skip"))
         figure.add_trace(go.Scatter(x=info.steps, y=_short(info.smoothed), name="train, smoothed", mode="lines", line=bold))
     if info.eval_steps:
         line = {"color": EVALUATION, "width": 2}

@@ -37,7 +37,9 @@ def build_page(studio: Studio) -> gr.Blocks:
     return page
 
 
-def _connect(studio: Studio, page: gr.Blocks, tabs: gr.Tabs, train_tab: train.TrainTab, runs_tab: runs.RunsTab, play_tab: playground.PlaygroundTab) -> None:
+def _connect(
+    studio: Studio, page: gr.Blocks, tabs: gr.Tabs, train_tab: train.TrainTab, runs_tab: runs.RunsTab, play_tab: playground.PlaygroundTab
+) -> None:
     """What one tab starts and another shows."""
     quiet = {"show_progress": "hidden"}
 
@@ -69,7 +71,8 @@ def header_html(studio: Studio) -> str:
     title = f"{machine.reason} Home: {studio.home.root}. Version {__version__}."
     return (
         f'<header class="top">{logo}<div><h1>PEFT Studio</h1><p>Fine-tune with little memory, and see inside.</p></div>'
-        f'<p class="machine" title="{markup.escape(title)}">{markup.escape(facts)}<br><small>{markup.escape(str(studio.home.root))}</small></p></header>'
+        f'<p class="machine" title="{markup.escape(title)}">{markup.escape(facts)}<br>'
+        f"<small>{markup.escape(str(studio.home.root))}</small></p></header>"
     )
 
 
@@ -100,4 +103,6 @@ def _check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise SetupError(f"Port {port} on {host} cannot be used: {error.strerror}.", f"Name another, for example --port {port + 1}.") from error
+            raise SetupError(
+                f"Port {port} on {host} cannot be used: {error.strerror}.", f"Name another, for example --port {port + 1}."
+            ) from error

@@ -47,9 +47,10 @@ def _row(run: RunSummary, selected: bool) -> str:
         change = f"{100 * run.steps / run.total_steps:.0f} %"
     facts = f"{FAMILY_TITLES.get(run.family, run.family)} · {run.created:%d %b %H:%M}"
     return (
-        f'<button class="run-row{" selected" if selected else ""}" data-run="{markup.escape(run.id)}" aria-pressed="{str(selected).lower()}">'
+        f'<button class="run-row{" selected" if selected else ""}" data-run="{markup.escape(run.id)}" '
+        f'aria-pressed="{str(selected).lower()}">'
         f"<span><b>{markup.escape(run.name)}</b><small>{markup.escape(facts)}</small></span>"
-        f"<span class=\"right\">{chip(run.status)}<em>{change}</em></span>{markup.sparkline(run.sparkline, 72, 26)}</button>"
+        f'<span class="right">{chip(run.status)}<em>{change}</em></span>{markup.sparkline(run.sparkline, 72, 26)}</button>'
     )
 
 
@@ -70,7 +71,11 @@ def _progress(record: RunRecord, records: Sequence[StepRecord]) -> str:
     step, total = progress.step, progress.total_steps
     phase = progress.phase or "starting"
     left = time_left_s(records, step, total)
-    text = f"{phase[:1].upper()}{phase[1:]}" + (f" · step {step:,} of {total:,}" if total else "") + (f" · {show_duration(left)} left" if left else "")
+    text = (
+        f"{phase[:1].upper()}{phase[1:]}"
+        + (f" · step {step:,} of {total:,}" if total else "")
+        + (f" · {show_duration(left)} left" if left else "")
+    )
     bar = markup.progress_bar(step / total if total else 0.0, text, "" if total else "waiting")
     return f'<div class="run-progress">{bar}<p>{markup.escape(text)}</p></div>'
 
@@ -108,7 +113,7 @@ def _figures(record: RunRecord, records: Sequence[StepRecord]) -> str:
         cells.append(markup.stat("speed", f"{speeds[-1]:,.0f}", "tokens per second"))
     peak = max(memory, result.peak_memory_bytes if result else 0)
     if peak:
-        planned = plan.get("total_bytes")
+        planned = plan.get("memory_bytes")
         cells.append(markup.stat("peak memory", show_bytes(peak), f"{show_bytes(planned)} planned" if planned else ""))
     seconds = result.seconds if result and result.seconds else (records[-1].seconds if records else 0)
     if seconds:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from studio.core.spec import DataSpec, ModelSpec, TrainingSpec
 from studio.ui import markup
 from studio.ui.form import Form
 from studio.ui.guard import guarded
@@ -24,8 +23,10 @@ class DataPanel(NamedTuple):
     view: gr.HTML
 
 
-def build(source: gr.Dropdown, upload: gr.UploadButton) -> DataPanel:
-    look = gr.Button("Look at the data", size="sm", elem_id="look-button")
+def build(source: gr.Dropdown) -> DataPanel:
+    with gr.Row(elem_classes="actions"):
+        look = gr.Button("Look at the data", size="sm", elem_id="look-button")
+        upload = gr.UploadButton("Upload a file", size="sm", file_types=[".jsonl", ".json", ".csv", ".parquet"])
     view = gr.HTML("", elem_id="data-preview", padding=False)
     return DataPanel(source, upload, look, view)
 
@@ -33,12 +34,7 @@ def build(source: gr.Dropdown, upload: gr.UploadButton) -> DataPanel:
 def wire(studio: Studio, form: Form, panel: DataPanel) -> None:
     def look(values: dict[Any, Any]) -> str:
         data = form.spec_data(values)
-        parts = {
-            "data": DataSpec.model_validate(data["data"]).model_dump(mode="json"),
-            "model": ModelSpec.model_validate(data["model"]).model_dump(mode="json"),
-            "training": TrainingSpec.model_validate(data["training"]).model_dump(mode="json"),
-        }
-        return preview_html(studio.data.call("preview", **parts))
+        return preview_html(studio.data.call("preview", data=data["data"], model=data["model"], training=data["training"]))
 
     def upload(path: str) -> dict[str, Any]:
         saved = str(studio.save_upload(path))
@@ -54,7 +50,11 @@ def wire(studio: Studio, form: Form, panel: DataPanel) -> None:
 def preview_html(data: dict[str, Any]) -> str:
     """The worker's DataPreview, laid out: what was found, what is wrong, first rows, lengths, one sample."""
     problem = data.get("problem")
-    parts = [markup.notice(f"{problem['message']}\n{problem['hint']}".strip(), "bad", "The dataset cannot be used like this.")] if problem else []
+    parts = (
+        [markup.notice(f"{problem['message']}\n{problem['hint']}".strip(), "bad", "The dataset cannot be used like this.")]
+        if problem
+        else []
+    )
     parts.append(_found(data))
     parts += [part for part in (_lengths(data), _sample(data), _rows(data)) if part]
     return f'<div class="data-preview">{"".join(parts)}</div>'
@@ -63,9 +63,19 @@ def preview_html(data: dict[str, Any]) -> str:
 def _found(data: dict[str, Any]) -> str:
     counts = data.get("counts") or {}
     cells = [
-        markup.stat("format", (data.get("format") or "unknown").replace("_", " "), ", ".join(f"{k} = {v}" for k, v in (data.get("columns") or {}).items()))
+        markup.stat(
+            "format",
+            (data.get("format") or "unknown").replace("_", " "),
+            ", ".join(f"{k} = {v}" for k, v in (data.get("columns") or {}).items()),
+        )
     ]
-    for key, label in (("train", "to train on"), ("held_out", "held out"), ("empty", "empty"), ("duplicate", "duplicate"), ("too_long", "too long")):
+    for key, label in (
+        ("train", "to train on"),
+        ("held_out", "held out"),
+        ("empty", "empty"),
+        ("duplicate", "duplicate"),
+        ("too_long", "too long"),
+    ):
         if key in counts:
             cells.append(markup.stat(label, f"{counts[key]:,}", "", "warn" if key not in ("train", "held_out") and counts[key] else ""))
     return markup.stats(cells)
@@ -81,7 +91,8 @@ def _lengths(data: dict[str, Any]) -> str:
         for count, low, high in zip(lengths["counts"], lengths["edges"], lengths["edges"][1:], strict=False)
     )
     caption = f"Length in tokens: {lengths['mean']:.0f} on average, {lengths['median']:,} median, {lengths['longest']:,} at most."
-    return f'<figure class="histogram" role="img" aria-label="{markup.escape(caption)}"><div>{bars}</div><figcaption>{markup.escape(caption)}</figcaption></figure>'
+    told = markup.escape(caption)
+    return f'<figure class="histogram" role="img" aria-label="{told}"><div>{bars}</div><figcaption>{told}</figcaption></figure>'
 
 
 def _sample(data: dict[str, Any]) -> str:

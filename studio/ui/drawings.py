@@ -24,9 +24,7 @@ def _line(*points: tuple[float, float]) -> str:
 
 def _low_rank(x: float) -> str:
     """A down to the rank and B up from it: two trapezoids that meet in a narrow waist."""
-    return (
-        f'<path d="M{x} 50 h36 l-12 -16 h-12 z" fill="{TRAINED}"/><path d="M{x + 12} 30 h12 l12 -16 h-36 z" fill="{TRAINED}"/>'
-    )
+    return f'<path d="M{x} 50 h36 l-12 -16 h-12 z" fill="{TRAINED}"/><path d="M{x + 12} 30 h12 l12 -16 h-36 z" fill="{TRAINED}"/>'
 
 
 def lora() -> str:
@@ -62,6 +60,6 @@ DRAWINGS = {"lora": lora, "qlora": qlora, "adapter": adapter, "prefix": prefix}
 def card_css() -> str:
     """Rules that put each drawing above its option in the method radio, in DRAWINGS' order."""
     return "\n".join(
-        f".method-cards label:nth-of-type({number})::before {{ background-image: url(\"data:image/svg+xml,{quote(draw())}\"); }}"
+        f'.method-cards label:nth-of-type({number})::before {{ background-image: url("data:image/svg+xml,{quote(draw())}"); }}'
         for number, draw in enumerate(DRAWINGS.values(), 1)
     )

@@ -33,7 +33,8 @@ CHOICE_LABELS = {
     "adamw": "AdamW", "adamw_8bit": "AdamW, 8-bit state", "paged_adamw_8bit": "AdamW, 8-bit, paged",
     "grouped": "Grouped by length", "batch": "To the longest of the batch", "fixed": "To the maximum length",
     "answer": "The answer", "all": "Every token", "drop": "Drop", "cut": "Cut",
-    "bf16": "bf16", "fp16": "fp16", "fp32": "fp32", "default": "Default (B = 0)", "gaussian": "Gaussian", "pissa": "PiSSA", "olora": "OLoRA",
+    "bf16": "bf16", "fp16": "fp16", "fp32": "fp32", "default": "Default (B = 0)", "gaussian": "Gaussian", "pissa": "PiSSA",
+    "olora": "OLoRA",
     "eva": "EVA", "linear": "Linear", "cosine": "Cosine", "constant": "Constant", "text": "From text", "random": "Random",
     "prompt_completion": "Prompt and completion", "alpaca": "Alpaca", "messages": "Messages", "tensorboard": "TensorBoard",
 }  # fmt: skip
@@ -60,7 +61,7 @@ class Form:
     def field(self, path: str, **overrides: Any) -> Any:
         """Build, register and return the widget of `path`. `overrides` go to the widget's constructor."""
         info = _field_info(path)
-        part, _, name = path.partition(".")
+        name = path.rpartition(".")[2]
         help_text = all_help().get(path) or all_help()[f"method.{name}"]
         made = make_field(path, info, {"label": help_text.label, "info": help_text.text, **overrides})
         self.fields[path] = made
@@ -124,7 +125,9 @@ def make_field(path: str, info: FieldInfo, options: dict[str, Any]) -> FormField
     if kind == "choice-or-list":
         pairs = [(CHOICE_LABELS.get(c, c), c) for c in choices]
         widget = gr.Dropdown(choices=pairs, value=default, allow_custom_value=True, **options)
-        return FormField(widget, lambda text: text if text in choices else read_list(text), lambda v: v if isinstance(v, str) else ", ".join(v))
+        return FormField(
+            widget, lambda text: text if text in choices else read_list(text), lambda v: v if isinstance(v, str) else ", ".join(v)
+        )
     if kind == "bool":
         return FormField(gr.Checkbox(value=default, **options), _same, _same)
     if kind == "int":

@@ -35,9 +35,7 @@ def stacked_bar(parts: Sequence[tuple[str, float]], limit: float, marks: Sequenc
         f'<i class="part part-{index}" style="width:{100 * value / scale:.2f}%" title="{escape(label)}"></i>'
         for index, (label, value) in enumerate(parts)
     )
-    lines = "".join(
-        f'<em style="left:{100 * value / scale:.2f}%"><span>{escape(label)}</span></em>' for label, value in marks if value
-    )
+    lines = "".join(f'<em style="left:{100 * value / scale:.2f}%"><span>{escape(label)}</span></em>' for label, value in marks if value)
     return f'<div class="stacked"><div class="bars">{bars}</div>{lines}</div>'
 
 

@@ -2,10 +2,68 @@
 
 from __future__ import annotations
 
+from studio.core.units import show_bytes, show_count, show_duration, show_share
+from studio.models.plan import Alternative, Plan
 from studio.ui import markup
+
+LEVEL_KINDS = {"fits": "good", "tight": "warn", "too large": "bad"}
+LEVEL_WORDS = {"fits": "It fits.", "tight": "It is tight.", "too large": "Too large for this machine."}
 
 
 def problems_html(problems: list[str]) -> str:
     """Everything that stands in the way, each with its advice."""
     items = "".join(f"<li>{markup.escape(problem)}</li>" for problem in problems)
     return f'<div class="notice bad" role="alert"><b>This cannot run yet</b><ul>{items}</ul></div>'
+
+
+def plan_html(plan: Plan) -> str:
+    """Figures, verdict, memory by part against the device, and the other methods at the same settings."""
+    duration = plan.duration
+    figures = markup.stats([
+        markup.stat("trained", show_count(plan.trainable_parameters),
+                    f"{show_share(plan.trainable_parameters, plan.total_parameters)} of {show_count(plan.total_parameters)} parameters"),
+        markup.stat("memory at the peak", show_bytes(plan.memory_bytes), f"of {show_bytes(plan.hardware.memory_bytes)}"),
+        markup.stat("time, estimated", show_duration(duration.seconds), f"{duration.steps:,} steps"),
+        markup.stat("adapter on disk", show_bytes(plan.adapter_file_bytes), "in fp32"),
+    ])  # fmt: skip
+    verdict = markup.notice(plan.verdict.sentence, LEVEL_KINDS[plan.verdict.level], LEVEL_WORDS[plan.verdict.level])
+    advice = "".join(markup.notice(text) for text in plan.advice)
+    return figures + verdict + _memory(plan) + advice + _alternatives(plan) + _assumptions(plan)
+
+
+def _memory(plan: Plan) -> str:
+    parts = [(f"{part.name}: {show_bytes(part.bytes)}. {part.note}", float(part.bytes)) for part in plan.memory]
+    limit = float(plan.hardware.memory_bytes)
+    marks = [(f"this machine, {show_bytes(limit)}", limit)]
+    key = "".join(
+        f'<div title="{markup.escape(part.note)}"><i class="part-{index}"></i>'
+        f"{markup.escape(part.name)}<b>{show_bytes(part.bytes)}</b></div>"
+        for index, part in enumerate(plan.memory)
+    )
+    return f'{markup.stacked_bar(parts, limit, marks)}<div class="key">{key}</div>'
+
+
+def _alternatives(plan: Plan) -> str:
+    rows = "".join(_alternative(item) for item in plan.alternatives)
+    head = "<tr><th>the same run with</th><th>trained</th><th>memory</th><th>time</th></tr>"
+    return f'<div class="table-wrap"><table class="plain alternatives"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+
+
+def _alternative(item: Alternative) -> str:
+    held = "" if item.quantization == "none" else f" <small>on {item.quantization}</small>"
+    cells = [
+        f"{markup.escape(item.title)}{held}",
+        show_count(item.trainable_parameters),
+        show_bytes(item.memory_bytes),
+        show_duration(item.seconds),
+    ]
+    return f'<tr class="{"chosen" if item.current else ""}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def _assumptions(plan: Plan) -> str:
+    data = plan.data
+    text = (
+        f"Counts are exact. Memory is modelled for {data.rows:,} rows of {data.mean_tokens:.0f} tokens on average ({data.source}). "
+        f"Time is {plan.duration.note}."
+    )
+    return f'<p class="how">{markup.escape(text)}</p>'

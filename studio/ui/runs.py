@@ -69,7 +69,9 @@ def build(studio: Studio) -> RunsTab:
     remembered = gr.BrowserState("", storage_key="peft-studio-run", secret="peft-studio")
     with gr.Row(elem_classes="two-columns", equal_height=False):
         with gr.Column(scale=3, min_width=280):
-            listing = gr.HTML({"rows": "", "picked": ""}, html_template="${value.rows}", js_on_load=ROW_CLICK, elem_id="run-list", padding=False)
+            listing = gr.HTML(
+                {"rows": "", "picked": ""}, html_template="${value.rows}", js_on_load=ROW_CLICK, elem_id="run-list", padding=False
+            )
         with gr.Column(scale=9, min_width=360):
             widgets, smoothing, log_scale = _cockpit_widgets()
     timer = gr.Timer(1.0, active=False)
@@ -154,13 +156,17 @@ def show(studio: Studio, run_id: str, smoothing: float, logarithmic: bool) -> li
         record = None
     if record is None:
         text = "No runs yet" if not runs else "Pick a run"
-        action = "Choose a model, a dataset and a method on the Train tab, then press Train." if not runs else "The list shows every run of this home."
+        action = (
+            "Choose a model, a dataset and a method on the Train tab, then press Train."
+            if not runs
+            else "The list shows every run of this home."
+        )
         return [listing, *blank(markup.empty(text, action))]
     records = metric_table(record.paths).records(POINTS)
     status, over = record.status, record.status.is_over
     usable = (record.paths.adapter / "adapter_config.json").is_file()
     can_resume = over and any(record.paths.checkpoints.glob("*")) and status is not RunStatus.FINISHED
-    planned = float((record.plan or {}).get("total_bytes", 0))
+    planned = float((record.plan or {}).get("memory_bytes", 0))
     return [
         listing,
         cockpit.header_html(record, records),
@@ -185,6 +191,7 @@ def blank(header: str) -> list[Any]:
 
 def _wire_buttons(studio: Studio, widgets: Cockpit, selected: gr.Textbox) -> list[Any]:
     """The buttons' events, for the cockpit to be drawn anew after each."""
+
     def act(action: Callable[[Any, str], Any], told: str) -> Callable[[str], None]:
         def handler(run_id: str) -> None:
             action(studio.home, run_id)
@@ -204,7 +211,9 @@ def _wire_buttons(studio: Studio, widgets: Cockpit, selected: gr.Textbox) -> lis
 
     return [
         widgets.stop.click(act(runner.stop_run, "The run saves its adapter after this step, then ends."), selected, None),
-        widgets.cancel.click(act(runner.cancel_run, "Cancelled. Nothing of the run was kept but its settings and its log."), selected, None),
+        widgets.cancel.click(
+            act(runner.cancel_run, "Cancelled. Nothing of the run was kept but its settings and its log."), selected, None
+        ),
         widgets.resume.click(guarded(resume), selected, None),
         widgets.delete.click(guarded(delete), selected, selected),
     ]

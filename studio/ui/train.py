@@ -38,7 +38,9 @@ class TrainTab(NamedTuple):
 def build(studio: Studio) -> TrainTab:
     form = Form()
     with gr.Row(elem_classes="preset-row"):
-        preset = gr.Dropdown(["", *preset_names()], value="quickstart", label="Start from", info="A preset fills the form; change what you like.", scale=2)
+        preset = gr.Dropdown(
+            ["", *preset_names()], value="quickstart", label="Start from", info="A preset fills the form; change what you like.", scale=2
+        )
         form.field("name", placeholder="named after the preset or method", scale=3)
     with gr.Row(elem_classes="two-columns", equal_height=False):
         with gr.Column(scale=7, min_width=360):
@@ -48,7 +50,7 @@ def build(studio: Studio) -> TrainTab:
             _training_section(form)
         with gr.Column(scale=5, min_width=340, elem_classes="consequence"):
             gr.HTML(markup.heading("5", "The plan", "What these choices cost, before anything is downloaded or started."))
-            plan = gr.HTML(markup.empty("Working it out…"), elem_id="plan", padding=False)
+            plan = gr.HTML(plan_html(studio, load_preset("quickstart")), elem_id="plan", padding=False)
             train = gr.Button("Train", variant="primary", size="lg", elem_id="train-button")
             with gr.Accordion("As JSON, and from the command line", open=False):
                 spec_json = gr.Code(language="json", label="spec.json", interactive=False, max_lines=18)
@@ -85,10 +87,10 @@ def _model_section(studio: Studio, form: Form) -> None:
 
 def _data_section(studio: Studio, form: Form) -> data_panel.DataPanel:
     gr.HTML(markup.heading("2", "Dataset", "Rows of prompts and answers. The answers are what the model learns."))
-    with gr.Row():
-        source = gr.Dropdown(studio.dataset_choices(), value="starter", label="Dataset", allow_custom_value=True, scale=4,
-                             info="A name from the list, any hub id, or a path.", elem_id="dataset")  # fmt: skip
-        upload = gr.UploadButton("Upload a file", file_types=[".jsonl", ".json", ".csv", ".parquet"], scale=1, min_width=120)
+    source = gr.Dropdown(
+        studio.dataset_choices(), value="starter", label="Dataset", allow_custom_value=True, elem_id="dataset",
+        info="A name from the list, any hub id, or a path to a JSON lines, JSON, CSV or Parquet file.",
+    )  # fmt: skip
     form.add("data.source", source)
     with gr.Accordion("Format, columns and what is held out", open=False), gr.Row():
         form.field("data.format")
@@ -99,7 +101,7 @@ def _data_section(studio: Studio, form: Form) -> data_panel.DataPanel:
         form.field("data.split")
         form.field("data.config")
         form.field("data.system_prompt")
-    return data_panel.build(source, upload)
+    return data_panel.build(source)
 
 
 def _method_section(form: Form) -> dict[str, gr.Group]:
@@ -135,8 +137,8 @@ def _training_section(form: Form) -> None:
     form.field("training.sample_prompts", placeholder="One prompt per line")
     with gr.Accordion("Everything else", open=False), gr.Row():
         for name in (
-            "max_steps", "accumulation", "schedule", "warmup", "optimizer", "weight_decay", "max_grad_norm", "loss_on", "too_long", "padding",
-            "precision", "eval_every", "log_every", "save_every", "keep_checkpoints", "patience", "seed", "report_to", "keep_best",
+            "max_steps", "accumulation", "schedule", "warmup", "optimizer", "weight_decay", "max_grad_norm", "loss_on", "too_long",
+            "padding", "precision", "eval_every", "log_every", "save_every", "keep_checkpoints", "patience", "seed", "report_to", "keep_best",
             "labelled_head", "gradient_checkpointing",
         ):  # fmt: skip
             form.field(f"training.{name}")
@@ -189,7 +191,10 @@ def plan_html(studio: Studio, data: dict[str, Any]) -> str:
     try:
         spec = RunSpec.parse(data)
         shape = find_shape(spec.model.id, studio.home)
-        return plan_panel.plan_html(make_plan(spec, shape, studio.hardware), spec)
+        problems = check(spec, shape)
+        if problems:
+            return plan_panel.problems_html(problems)
+        return plan_panel.plan_html(make_plan(spec, shape, studio.hardware))
     except SpecError as error:
         return plan_panel.problems_html(error.problems)
     except StudioError as error:
