@@ -66,8 +66,9 @@ def save_checkpoint(engine: Any, folder: Path, extra: Mapping[str, Any]) -> Path
             shutil.rmtree(place)
         part.rename(place)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(part, ignore_errors=True)
         raise from_saving_error(error, "saving a checkpoint") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return place
 
 

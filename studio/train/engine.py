@@ -151,6 +151,8 @@ class Engine(Trainer):
             part.rename(folder)
         except (OSError, SafetensorError) as error:
             raise from_saving_error(error, "saving the adapter") from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Nothing here: weights and optimizer are loaded together, once the optimizer exists."""

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ from studio.data.format import Encoded, encode_examples
 from studio.data.load import LoadedData, load_data
 from studio.methods import get_method
 from studio.models.load import LoadedBase, load_base, load_tokenizer
-from studio.train.batches import Collator
+from studio.train.batches import Collator, order_evaluation
 from studio.train.callback import ProgressFile, Recorder, say
 from studio.train.checkpoint import Origin, check_checkpoint, checkpoint_step, load_trainable
+from studio.train.cpu_attention import use_cpu_attention
 from studio.train.engine import Engine, Material
 from studio.train.environment import describe_environment
+from studio.train.fast_lora import fuse_lora
 from studio.train.process import keep_freed_memory, trained_on_cpu
 
 EVALUATIONS = 5
@@ -95,14 +98,18 @@ def attach_method(base: LoadedBase, train_rows: Encoded, held_out: Encoded, spec
     tokenizer = base.tokenizer
     pad_id = next(token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if token is not None)
 
-    def first_batches() -> list[dict[str, Any]]:
+    def first_batches() -> Iterator[dict[str, Any]]:
         collate = Collator(pad_id)
-        size = spec.training.batch_size
-        rows = train_rows.rows[: EVA_BATCHES * size]
-        batches = [collate(rows[start : start + size])["input_ids"] for start in range(0, len(rows), size)]
-        return [{"input_ids": ids.to(base.device), "attention_mask": ids.ne(pad_id).long().to(base.device)} for ids in batches]
+        for chosen in order_evaluation([1] * len(train_rows.rows), spec.training.batch_size)[:EVA_BATCHES]:
+            rows = [train_rows.rows[i] for i in chosen]
+            ids = collate(rows)["input_ids"]
+            mask = torch.tensor([[position < len(row.ids) for position in range(ids.shape[1])] for row in rows], dtype=torch.long)
+            yield {"input_ids": ids.to(base.device), "attention_mask": mask.to(base.device)}
 
     model = method.attach(base.model, spec, tokenizer, first_batches)
+    if device == "cpu":
+        use_cpu_attention(base.model)
+        fuse_lora(model)
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()
