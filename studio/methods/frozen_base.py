@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from studio.core.errors import MethodError
-from studio.core.shape import ModelShape
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,11 +36,6 @@ def prepare_base(model: PreTrainedModel, quantization: str) -> None:
         )
     keep_unpacked(model)
     _refuse_misread(model)
-
-
-def misread_in_four_bits(shape: ModelShape) -> list[str]:
-    """Linear layers that a CPU cannot hold in 4 bits: their rows are no whole number of blocks. CUDA reads them well."""
-    return [linear.short_name for linear in shape.linears if linear.in_features % BLOCK]
 
 
 def _refuse_misread(model: nn.Module) -> None:

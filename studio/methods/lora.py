@@ -29,7 +29,7 @@ from studio.core.spec import LoraSpec, RunSpec
 from studio.methods import frozen_base, saving
 from studio.methods.base import Batches, MethodCard, MethodPart, make_card, register
 from studio.methods.eva import initialize_eva
-from studio.methods.targets import Target, find_targets, invalid_patterns, pattern_rank, target_names
+from studio.methods.targets import Target, find_targets, invalid_patterns, pattern_matches, pattern_rank, target_names
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +66,9 @@ class LoraMethod:
             ]
         targets = list(find_targets(method, shape))
         found = _missing_layers(method, shape) + _missing_targets(method, shape) + _rank_problems(targets)
+        idle = [pattern for pattern in method.rank_pattern if not any(pattern_matches(pattern, target.name) for target in targets)]
+        if idle and targets:
+            found.append(f"method.rank_pattern {_listed(idle)} matches none of the adapted layers: {_listed(_names(targets))}.")
         if not targets and not found:
             found.append("method.targets matches no module of this model: pick some of its linear layers, or all-linear.")
         if method.dora and method.init in REWRITES_BASE:
@@ -178,6 +181,10 @@ def _rank_problems(targets: list[Target]) -> list[str]:
         f"use at most {min(linear.in_features, linear.out_features)}."
         for linear, rank in too_high.items()
     ]
+
+
+def _names(targets: list[Target]) -> list[str]:
+    return list(dict.fromkeys(target.linear.short_name for target in targets))
 
 
 def _listed(values: list[Any]) -> str:

@@ -23,6 +23,8 @@ class Target:
     layer: int
     linear: LinearShape
     rank: int
+    name: str = ""
+    """The module's whole path in the model."""
 
     @property
     def parameters(self) -> int:
@@ -71,15 +73,17 @@ def find_targets(method: LoraSpec, shape: ModelShape) -> Iterator[Target]:
         for linear in shape.linears:
             full = f"{path}.{layer}.{linear.name}"
             if matches(full, names):
-                yield Target(layer, linear, pattern_rank(method.rank, method.rank_pattern, full))
+                yield Target(layer, linear, pattern_rank(method.rank, method.rank_pattern, full), full)
 
 
 def pattern_rank(rank: int, patterns: dict[str, int], name: str) -> int:
     """The rank at a module: that of the first pattern that matches the end of its name, else `rank`."""
-    for pattern, own in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", name):
-            return own
-    return rank
+    return next((own for pattern, own in patterns.items() if pattern_matches(pattern, name)), rank)
+
+
+def pattern_matches(pattern: str, name: str) -> bool:
+    """PEFT's rule for keys of a rank pattern. Raises re.error."""
+    return re.match(rf"(.*\.)?({pattern})$", name) is not None
 
 
 def invalid_patterns(method: LoraSpec) -> list[str]:

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from studio.core.errors import MethodError
 from studio.methods import get_method
 from studio.methods.adapters import load_adapter, save_adapter
+from studio.methods.targets import LAYERS_PATH
 from studio.models.shape import ARCHITECTURES, shape_from_config
 
 ROPE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -22,7 +23,7 @@ SETTINGS = [
     {"family": "lora"},
     {"family": "lora", "targets": "attention", "dora": True},
     {"family": "lora", "targets": "mlp", "layers": [1]},
-    {"family": "lora", "rank_pattern": {"1.mlp.*": 3, "model.layers.0.self_attn.*": 2, "transformer.h.0.attn.*": 5}},
+    {"family": "lora", "rank_pattern": {"PATH.0.*": 2, "1.*(fc2|down_proj|c_proj)": 3}},
     {"family": "adapter", "placement": "houlsby", "bottleneck": 8},
     {"family": "adapter", "placement": "pfeiffer", "bottleneck": 8},
     {"family": "adapter", "placement": "parallel", "bottleneck": 8},
@@ -43,7 +44,11 @@ def _build(kind):
 def test_counts_what_peft_trains(kind, make_spec):
     model = _build(kind)
     shape = shape_from_config(model.config.to_dict())
-    for settings in SETTINGS:
+    for template in SETTINGS:
+        settings = dict(template)
+        if "rank_pattern" in settings:
+            path = LAYERS_PATH.get(kind, "model.layers")
+            settings["rank_pattern"] = {key.replace("PATH", path): rank for key, rank in settings["rank_pattern"].items()}
         spec = make_spec(**settings)
         method = get_method(spec.method.family)
         if method.problems(spec, shape):

@@ -6,13 +6,18 @@ import dataclasses
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import PeftModel
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from studio.core.errors import MethodError
 from studio.core.shape import LinearShape
+from studio.core.spec import LoraSpec, RunSpec
 from studio.methods import get_method
 from studio.methods.adapters import save_adapter
 from studio.methods.targets import Target
+from studio.models.shape import shape_from_config
 
 COUNTED = [
     {},
@@ -42,6 +47,32 @@ def test_counts_what_peft_trains(settings, tiny_base, make_spec, tiny_shape, tin
     trained, _ = method.attach(tiny_base(), spec, tiny_tokenizer).get_nb_trainable_parameters()
     assert method.added_parameters(spec.method, tiny_shape) == trained
     assert method.describe(spec.method, tiny_shape).parameters == trained
+
+
+NAMES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "self_attn.q_proj", "mlp.up_proj"]
+
+
+PATTERNS = ["layers.0.*", "mlp.*", "model.layers.1.self_attn.v_proj"]
+
+
+@pytest.mark.filterwarnings("ignore:The following rank_pattern keys:RuntimeWarning")
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    rank=st.integers(1, 32),
+    targets=st.one_of(st.sampled_from(["all-linear", "attention", "mlp"]), st.lists(st.sampled_from(NAMES), min_size=1, max_size=4)),
+    layers=st.lists(st.integers(0, 1), max_size=2),
+    dora=st.booleans(),
+    patterns=st.dictionaries(
+        st.sampled_from([*NAMES, "layers.0.*", "mlp.*", "model.layers.1.self_attn.v_proj"]), st.integers(1, 32), max_size=3
+    ),
+)
+def test_counts_whatever_is_asked_for(rank, targets, layers, dora, patterns):
+    method = LoraSpec(rank=rank, targets=targets, layers=layers, dora=dora, rank_pattern=patterns)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = LlamaConfig(vocab_size=64, **sizes)
+    model = get_method("lora").attach(LlamaForCausalLM(config), RunSpec(method=method), None)
+    trained, _ = model.get_nb_trainable_parameters()
+    assert get_method("lora").added_parameters(method, shape_from_config(config.to_dict())) == trained
 
 
 @pytest.mark.parametrize("settings", [{}, {"init": "gaussian"}, {"dora": True}, {"rslora": True, "layers": [0]}], ids=str)
@@ -146,8 +177,8 @@ def test_lora_plus_trains_b_faster(tiny_base, make_spec, tiny_tokenizer):
 
 
 def test_scales(tiny_base, make_spec, tiny_tokenizer):
-    for settings, scale in (({"rank": 16, "alpha": 32}, 2.0), ({"rank": 16, "alpha": 32, "rslora": True}, 8.0)):
-        model = get_method("lora").attach(tiny_base(), make_spec(**settings), tiny_tokenizer)
+    for chosen, scale in (({"rank": 16, "alpha": 32}, 2.0), ({"rank": 16, "alpha": 32, "rslora": True}, 8.0)):
+        model = get_method("lora").attach(tiny_base(), make_spec(**chosen), tiny_tokenizer)
         assert model.base_model.model.model.layers[0].mlp.up_proj.scaling["default"] == scale
 
 
@@ -159,6 +190,8 @@ BAD = [
     ({"rank": 8, "rank_pattern": {"v_proj": 64}}, "64", "32"),
     ({"layers": [0, 2]}, "2", "0 to 1"),
     ({"rank_pattern": {"q_proj(": 4}}, "q_proj(", "regular expression"),
+    ({"rank_pattern": {"query": 4}}, "query", "q_proj"),
+    ({"rank_pattern": {"up_proj": 4}, "targets": "attention"}, "up_proj", "q_proj"),
     ({"init": "eva", "rank_pattern": {"q_proj": 2}}, "eva", "use one of the two"),
     ({"dora": True, "init": "pissa"}, "pissa", "use one of the two"),
 ]

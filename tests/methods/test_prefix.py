@@ -70,6 +70,16 @@ def test_every_generated_step_equals_forward(attach, tiny_tokenizer):
     torch.testing.assert_close(torch.stack(answer.logits)[:, 0], forward, rtol=1e-3, atol=1e-4)
 
 
+def test_a_forward_pass_without_a_cache_of_its_own_still_sees_the_prefix(attach, logits_of):
+    """Training turns use_cache off; the prefix comes in as a filled cache and has to count all the same."""
+    model = attach()
+    expected = logits_of(model)
+    model.config.use_cache = False
+    assert torch.equal(logits_of(model), expected)
+    with model.disable_adapter():
+        assert (logits_of(model) - expected).abs().max() > 1e-3
+
+
 def test_the_lectures_count(make_spec, tiny_shape):
     llama_1b = dataclasses.replace(tiny_shape, layers=16, hidden=2048, heads=32, kv_heads=8, head_dim=64)
     spec = make_spec("prefix", virtual_tokens=16)
