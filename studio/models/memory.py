@@ -29,9 +29,16 @@ _BITS_4_DOUBLE = 4 + 8 / 64 + 32 / (64 * 256)
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Adam's two moments in fp32, or in 8 bits each with their block constants.
 _OPTIMIZER_BYTES = {"adamw": 8.0, "adamw_8bit": 2.03, "paged_adamw_8bit": 2.03}
-# The frozen head's loss works on this many logits at once (studio.train.loss): bf16, fp32 and the slope's fp32 copy meet there.
+# The frozen head's loss works on this many logits at once (studio.train.loss): fp32 logits, their slope in fp32 and in bf16 meet there;
+# from the second chunk on also what the first one left (measured on the function alone: 10 and 16 bytes per logit).
 _CHUNK_LOGITS = 32 * 1024 * 1024
 _CHUNK_BYTES = 10
+_NEXT_CHUNK_BYTES = 6
+# Gradients of activations and casts in flight while one layer runs backward, in layers' worth of kept activations (fitted on training
+# processes of 0.5 to 4 GB: tests/benchmarks/plan_memory.py).
+_LAYERS_IN_FLIGHT = 2.5
+# Batches of random rows: the one with the most trained-on tokens against the mean.
+_FULLEST_BATCH = 1.3
 # All logits at once: bf16, fp32, log-softmax and its gradient.
 _FULL_LOGITS_BYTES = 12
 # Resident memory of a training process before the model: Python, torch, transformers, peft and their pages (measured). On a GPU the
@@ -105,12 +112,13 @@ def _activations(spec: RunSpec, shape: ModelShape, hardware: Hardware, size: Dat
     positions = batch_positions(spec, size)
     length = positions // spec.training.batch_size
     compute = compute_bytes(spec, hardware)
-    layer = layer_bytes(spec, shape, compute, length) * positions + _per_layer(spec, shape, compute)
+    each = layer_bytes(spec, shape, compute, length) * positions
+    layer, in_flight = each + _per_layer(spec, shape, compute), _LAYERS_IN_FLIGHT * each
     where = f"{spec.training.batch_size} × {length} positions, {shape.layers} layers"
     if spec.training.gradient_checkpointing:
         kept = shape.layers * positions * compute * shape.hidden + layer
-        return MemoryPart("activations", round(kept), f"{where}, each layer's input and one layer in full (checkpointing)")
-    return MemoryPart("activations", round(shape.layers * layer), f"what the backward pass needs: {where}")
+        return MemoryPart("activations", round(kept + in_flight), f"{where}, each layer's input and one layer in full (checkpointing)")
+    return MemoryPart("activations", round(shape.layers * layer + in_flight), f"what the backward pass needs: {where}")
 
 
 def compute_bytes(spec: RunSpec, hardware: Hardware) -> int:
@@ -193,11 +201,19 @@ def _logits(spec: RunSpec, shape: ModelShape, size: DataSize) -> MemoryPart:
     positions = batch_positions(spec, size)
     if not spec.training.labelled_head:
         return MemoryPart("logits", positions * shape.vocabulary * _FULL_LOGITS_BYTES, f"{shape.vocabulary:,} numbers at every position")
-    real = min(1.0, size.longest_tokens * spec.training.batch_size / positions)
-    labelled = round(positions * real * size.labelled_share)
-    at_once = min(labelled, max(1, _CHUNK_LOGITS // shape.vocabulary))
+    labelled = _most_labelled(spec, size, positions)
+    rows = max(1, _CHUNK_LOGITS // shape.vocabulary)
+    at_once, left = min(labelled, rows), min(max(labelled - rows, 0), rows)
     return MemoryPart(
         "logits",
-        at_once * shape.vocabulary * _CHUNK_BYTES,
+        shape.vocabulary * (_CHUNK_BYTES * at_once + _NEXT_CHUNK_BYTES * left),
         f"{shape.vocabulary:,} numbers at {at_once} of {labelled} trained-on positions at a time",
     )
+
+
+def _most_labelled(spec: RunSpec, size: DataSize, positions: int) -> int:
+    """Trained-on positions of the fullest batch: the longest rows where batches are grouped by length, else rows as they come."""
+    tokens = float(positions)
+    if spec.training.padding != "grouped":
+        tokens = min(tokens, spec.training.batch_size * size.mean_tokens * _FULLEST_BATCH)
+    return round(tokens * size.labelled_share)

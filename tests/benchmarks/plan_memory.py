@@ -1,0 +1,102 @@
+"""Planned against measured peak memory of the training process, on the starter model: families x (batch, length).
+
+    python tests/benchmarks/plan_memory.py [--json] [--only NAME ...]
+
+Each case is a real `python -m studio.train` of a few steps in a home of its own, padded to the full length so that every batch is as
+large as the plan assumes. Measured is the run's own record (result.json, resident memory while training). The last line says the worst
+and the median error; --json prints everything as one line. Memory hardly depends on what else runs here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY))
+
+from studio.core.files import read_json, write_json  # noqa: E402
+from studio.core.paths import RunPaths, StudioHome  # noqa: E402
+from studio.core.spec import RunSpec  # noqa: E402
+from studio.data.starter import ensure_starter_data  # noqa: E402
+from studio.models.hardware import detect_hardware  # noqa: E402
+from studio.models.plan import make_plan  # noqa: E402
+from studio.models.shape import find_shape  # noqa: E402
+from studio.models.starter import ensure_starter_model  # noqa: E402
+
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"method": {"family": "lora"}},
+    "lora int8": {"method": {"family": "lora"}, "model": {"quantization": "int8"}},
+    "qlora nf4": {"method": {"family": "qlora"}},
+    "adapter": {"method": {"family": "adapter"}},
+    "prefix": {"method": {"family": "prefix"}},
+}
+SIZES = ((4, 128), (8, 256), (4, 512))
+STEPS = 3
+
+
+def cases() -> dict[str, dict[str, Any]]:
+    """Name -> spec as plain data."""
+    found = {}
+    for name, parts in METHODS.items():
+        for batch, length in SIZES:
+            training = {"batch_size": batch, "max_length": length, "max_steps": STEPS, "eval_every": STEPS}
+            training |= {"padding": "fixed", "too_long": "cut"}
+            data = {"max_rows": batch * STEPS, "max_held_out_rows": batch}
+            found[f"{name} {batch}x{length}"] = {**parts, "training": training, "data": data}
+    return found
+
+
+def measure(name: str, data: dict[str, Any], home: StudioHome) -> dict[str, Any]:
+    """Plan and train one case."""
+    spec = RunSpec.parse(data)
+    planned = make_plan(spec, find_shape("starter", home), detect_hardware()).memory_bytes
+    paths = RunPaths(home.runs / name.replace(" ", "-"))
+    paths.folder.mkdir(parents=True)
+    write_json(paths.spec, spec.to_json())
+    command = [sys.executable, "-m", "studio.train", str(paths.folder)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    measured = (read_json(paths.result) or {}).get("peak_memory_bytes", 0)
+    if not measured:
+        raise SystemExit(f"{name} did not train: {done.stdout[-1000:]}{done.stderr[-1000:]}")
+    return {"case": name, "planned_bytes": planned, "measured_bytes": measured, "error": planned / measured - 1}
+
+
+def make_home(folder: Path) -> StudioHome:
+    """A new home with the user's starter model in it, and the starter data."""
+    home = StudioHome.find(folder)
+    home.models.mkdir(parents=True, exist_ok=True)
+    home.starter_model.symlink_to(ensure_starter_model(StudioHome.find(), print), target_is_directory=True)
+    ensure_starter_data(home, lambda _: None)
+    return home
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="everything as one last line")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="cases whose name begins so")
+    options = parser.parse_args()
+    chosen = {name: data for name, data in cases().items() if not options.only or name.startswith(tuple(options.only))}
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        home = make_home(Path(folder))
+        for name, data in chosen.items():
+            row = measure(name, data, home)
+            rows.append(row)
+            print(f"{name:20} planned {row['planned_bytes'] / 1e9:6.2f} GB  measured {row['measured_bytes'] / 1e9:6.2f} GB  "
+                  f"{100 * row['error']:+6.1f} %", flush=True)  # fmt: skip
+    errors = [abs(row["error"]) for row in rows]
+    summary = {"worst_error": max(errors), "median_error": statistics.median(errors), "cases": rows}
+    print(f"worst {100 * summary['worst_error']:.1f} % (at most 15), median {100 * summary['median_error']:.1f} % (at most 8)")
+    if options.json:
+        print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    main()
