@@ -73,7 +73,7 @@ def describe_lines(data: dict[str, Any], indent: str = "") -> Iterator[str]:
         if isinstance(value, dict):
             yield f"{indent}{title}"
             yield from describe_lines(value, indent + "  ")
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
+        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], dict):
             yield f"{indent}{title}"
             for item in value:
                 yield from describe_lines(item, indent + "  ")
@@ -85,7 +85,7 @@ def describe_lines(data: dict[str, Any], indent: str = "") -> Iterator[str]:
 def describe_value(name: str, value: Any) -> str:
     """1000000, named peak_bytes, as '1 MB'."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+        return ", ".join(str(item) for item in value) if isinstance(value, (list, tuple)) else str(value)
     for ending, show in (("bytes", show_bytes), ("parameters", show_count), ("seconds", show_duration), ("_s", show_duration)):
         if name.endswith(ending) and not name.endswith("per_s"):
             return show(value)

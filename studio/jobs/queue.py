@@ -23,10 +23,10 @@ import psutil
 
 from studio.core.errors import RunError, StudioError, WorkerError
 from studio.core.files import read_json, read_tail, write_json
-from studio.core.paths import RunPaths, StudioHome
+from studio.core.paths import RUN_ID, RunPaths, StudioHome
 from studio.core.records import RunResult, RunStatus
 from studio.jobs.process import ProcessIdentity, end_group, find_process, find_processes
-from studio.jobs.store import find_worker, is_process_alive, read_progress, read_result, run_folders
+from studio.jobs.store import find_worker, is_process_alive, read_progress, read_result
 from studio.jobs.worker import CHILD_ENVIRONMENT
 
 TRAIN_MODULE = "studio.train"
@@ -65,7 +65,7 @@ def waiting_runs(home: StudioHome) -> list[RunPaths]:
     """The runs that wait, in the order they will start: as a person ordered them, then as they came."""
     order = (read_json(home.queue) or {}).get("order")
     rank = {str(name): i for i, name in enumerate(order if isinstance(order, list) else [])}
-    waiting = [paths for paths in run_folders(home) if not paths.result.exists() and not paths.process.exists()]
+    waiting = [paths for paths in _unsettled_runs(home) if not paths.result.exists() and not paths.process.exists()]
     return sorted(waiting, key=lambda paths: (rank.get(paths.id, len(rank)), paths.id[:15], _written_ns(paths.spec), paths.id))
 
 
@@ -83,10 +83,24 @@ def move_in_queue(home: StudioHome, run_id: str, position: int) -> list[str]:
 
 def active_run(home: StudioHome) -> RunPaths | None:
     """The run a process works on now; also one that has its result but has not given its memory back yet."""
-    for paths in run_folders(home):
-        if paths.process.exists() and (not paths.result.exists() or _age_s(paths.result) < LINGER_S) and is_process_alive(paths):
-            return paths
-    return None
+    return next((paths for paths in _unsettled_runs(home) if paths.process.exists() and is_process_alive(paths)), None)
+
+
+def _unsettled_runs(home: StudioHome) -> list[RunPaths]:
+    """The runs that a process may work on or is to work on; those long over cost one look at a file's time each."""
+    now, found = time.time(), []
+    try:
+        names = os.listdir(home.runs)
+    except OSError:
+        return []
+    for name in names:
+        paths = RunPaths(home.runs / name)
+        with contextlib.suppress(OSError):
+            if now - os.stat(paths.result).st_mtime > LINGER_S:
+                continue
+        if RUN_ID.fullmatch(name) and paths.spec.is_file():
+            found.append(paths)
+    return sorted(found, key=lambda paths: paths.id)
 
 
 def reap_children() -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from studio.core.errors import DataError, OutOfMemory, SpecError, StudioError, WorkerError
 from studio.jobs.process import ProcessIdentity, wait_for_end
-from studio.jobs.worker import Event, Worker
+from studio.jobs.worker import Event, Worker, kill_group
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = '''
@@ -158,7 +158,7 @@ def test_no_call_waits_for_a_worker_that_dies_under_it(worker: Worker) -> None:
         while pid is None:
             with contextlib.suppress(WorkerError):  # the one killed last, met while it falls
                 pid = worker.call("pid")
-        killer = threading.Timer(attempt * 0.0005, os.kill, (pid, 9))
+        killer = threading.Timer(attempt * 0.0005, kill_group, (pid,))
         killer.start()
         ended = threading.Event()
 
