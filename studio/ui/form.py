@@ -63,7 +63,8 @@ class Form:
         info = _field_info(path)
         name = path.rpartition(".")[2]
         help_text = all_help().get(path) or all_help()[f"method.{name}"]
-        made = make_field(path, info, {"label": help_text.label, "info": help_text.text, **overrides})
+        options = {"label": help_text.label, "info": help_text.text, "elem_id": f"field-{path.replace('.', '-')}", **overrides}
+        made = make_field(path, info, options)
         self.fields[path] = made
         return made.widget
 

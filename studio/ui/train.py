@@ -137,9 +137,9 @@ def _training_section(form: Form) -> None:
     form.field("training.sample_prompts", placeholder="One prompt per line")
     with gr.Accordion("Everything else", open=False), gr.Row():
         for name in (
-            "max_steps", "accumulation", "schedule", "warmup", "optimizer", "weight_decay", "max_grad_norm", "loss_on", "too_long",
-            "padding", "precision", "eval_every", "log_every", "save_every", "keep_checkpoints", "patience", "seed", "report_to", "keep_best",
-            "labelled_head", "gradient_checkpointing",
+            "max_steps", "accumulation", "schedule", "warmup", "optimizer", "weight_decay", "max_grad_norm", "loss_on",
+            "too_long", "padding", "precision", "eval_every", "log_every", "save_every", "keep_checkpoints", "patience", "seed",
+            "report_to", "keep_best", "labelled_head", "gradient_checkpointing",
         ):  # fmt: skip
             form.field(f"training.{name}")
 

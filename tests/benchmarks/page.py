@@ -1,0 +1,116 @@
+"""How soon the studio's page can be used, beside a bare gradio page on the same machine; and what the studio's process takes.
+
+    python tests/benchmarks/page.py [--rounds 7] [--json]
+
+Both servers run at once; pages are opened in turn in fresh browser contexts, each timed from the request until its button can be
+pressed. Prints both medians, their ratio, the server's resident memory after the visits, and whether it has loaded torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+from playwright.sync_api import Browser, sync_playwright
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync"]
+BARE = """
+import gradio as gr, sys
+with gr.Blocks(analytics_enabled=False) as page:
+    text = gr.Textbox(label="Name")
+    button = gr.Button("Train", elem_id="train-button")
+    button.click(lambda value: value, text, text)
+page.launch(server_port=int(sys.argv[1]), ssr_mode=False, quiet=True)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(url: str) -> None:
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise SystemExit(f"{url} did not answer")
+
+
+def time_page(browser: Browser, url: str) -> float:
+    """Seconds from the request until the page's main button can be pressed."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    began = time.perf_counter()
+    page.goto(url, wait_until="commit")
+    page.locator("#train-button").click(trial=True)
+    seconds = time.perf_counter() - began
+    context.close()
+    return seconds
+
+
+def measure(rounds: int) -> dict[str, float | bool]:
+    home = Path(tempfile.mkdtemp(prefix="page-benchmark-"))
+    bare_port, studio_port = free_port(), free_port()
+    bare = subprocess.Popen([sys.executable, "-c", BARE, str(bare_port)], cwd=home)
+    command = [sys.executable, "-m", "studio", "serve", "--no-browser", "--port", str(studio_port), "--home", str(home)]
+    studio = subprocess.Popen(command, cwd=REPOSITORY)
+    urls = {"bare": f"http://127.0.0.1:{bare_port}", "studio": f"http://127.0.0.1:{studio_port}"}
+    try:
+        for url in urls.values():
+            wait_for(url)
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+            times: dict[str, list[float]] = {name: [] for name in urls}
+            for number in range(rounds + 1):
+                for name, url in urls.items():
+                    seconds = time_page(browser, url)
+                    if number:  # the first visit of each warms the server
+                        times[name].append(seconds)
+            browser.close()
+        process = psutil.Process(studio.pid)
+        medians = {name: statistics.median(values) for name, values in times.items()}
+        return {
+            "bare_s": round(medians["bare"], 3),
+            "studio_s": round(medians["studio"], 3),
+            "vs_bare": round(medians["studio"] / medians["bare"], 3),
+            "server_mb": round(process.memory_info().rss / 1e6, 1),
+            "loads_torch": any("libtorch" in region.path for region in process.memory_maps()),
+        }
+    finally:
+        for server in (bare, studio):
+            server.terminate()
+            server.wait(30)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    figures = measure(options.rounds)
+    if options.json:
+        print(json.dumps(figures))
+        return
+    print(f"bare gradio page  {figures['bare_s']:.3f} s until its button can be pressed (median of {options.rounds})")
+    print(f"studio            {figures['studio_s']:.3f} s: {figures['vs_bare']:.2f} times the bare page")
+    print(f"studio's process  {figures['server_mb']:.0f} MB resident, torch {'loaded' if figures['loads_torch'] else 'not loaded'}")
+
+
+if __name__ == "__main__":
+    main()
