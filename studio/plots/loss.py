@@ -50,18 +50,18 @@ def loss_figure(info: LossInfo, *, log_scale: bool = False, revision: str = "") 
     if info.steps:
         few = "lines+markers" if len(info.steps) < 2 else "lines"
         faint, bold = {"color": TRAINED, "width": 1}, {"color": TRAINED, "width": 2.5}
-        figure.add_trace(go.Scatter(x=info.steps, y=_short(info.loss), name="train", mode=few, line=faint, opacity=0.5, hoverinfo="skip"))
-        figure.add_trace(go.Scatter(x=info.steps, y=_short(info.smoothed), name="train, smoothed", mode="lines", line=bold))
+        figure.add_trace(go.Scatter(x=info.steps, y=shorten(info.loss), name="train", mode=few, line=faint, opacity=0.5, hoverinfo="skip"))
+        figure.add_trace(go.Scatter(x=info.steps, y=shorten(info.smoothed), name="train, smoothed", mode="lines", line=bold))
     if info.eval_steps:
         line = {"color": EVALUATION, "width": 2}
         figure.add_trace(
-            go.Scatter(x=info.eval_steps, y=_short(info.eval_loss), name="held out", mode="lines+markers", line=line, marker={"size": 8})
+            go.Scatter(x=info.eval_steps, y=shorten(info.eval_loss), name="held out", mode="lines+markers", line=line, marker={"size": 8})
         )
     if log_scale:
         figure.update_yaxes(type="log")
     return figure
 
 
-def _short(values: Sequence[float]) -> list[float]:
+def shorten(values: Sequence[float]) -> list[float]:
     """Five significant digits: what a screen can show, at half the bytes."""
     return [float(f"{value:.5g}") for value in values]
