@@ -57,8 +57,7 @@ def switch_adapter(model: PeftModel, name: str) -> None:
     """Make a loaded adapter the active one, frozen. Raises MethodError for a name that is not loaded."""
     if name not in model.peft_config:
         raise MethodError(f"No adapter {name!r} is loaded.", f"Loaded are {', '.join(model.peft_config)}.")
-    model.set_adapter(name)
-    model.requires_grad_(False)
+    model.set_adapter(name, inference_mode=True)
 
 
 def _check_name(name: str) -> None:

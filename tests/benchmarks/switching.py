@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,11 +20,14 @@ from typing import Any
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from studio.core.paths import StudioHome
 from studio.core.spec import RunSpec
 from studio.methods import get_method
 from studio.methods.adapters import load_adapter, save_adapter, switch_adapter
 from studio.models.load import load_base
+from studio.models.starter import ensure_starter_model
 
 SETTINGS = {
     "lora": {"family": "lora", "rank": 8},
@@ -36,6 +40,8 @@ NAMES = ("first", "second")
 def main() -> None:
     arguments = _parse()
     home = StudioHome.find(arguments.home)
+    if arguments.model == "starter":
+        ensure_starter_model(home, lambda text: print(text, file=sys.stderr))
     rows = [measure_family(family, arguments, home) for family in SETTINGS]
     if arguments.json:
         print(json.dumps({"model": arguments.model, "quantization": arguments.quantization, "families": rows}, indent=2))
