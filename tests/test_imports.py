@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "plots": {"core"},
     "data": {"models", "core"},
     "methods": {"core"},
-    "models": {"core"},
+    "models": {"methods", "core"},
     "jobs": {"core"},
     "core": set(),
 }
