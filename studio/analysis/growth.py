@@ -30,10 +30,11 @@ def snapshot_folders(folder: Path) -> list[Path]:
     """The adapter folders directly below `folder` (step-10, checkpoint-20, ...), by step. Empty when there are none."""
     if not folder.is_dir():
         return []
-    return sorted((path for path in folder.iterdir() if _STEP.search(path.name) and (path / CONFIG).is_file()), key=_step)
+    return sorted((path for path in folder.iterdir() if _STEP.search(path.name) and (path / CONFIG).is_file()), key=step_of)
 
 
-def _step(folder: Path) -> int:
+def step_of(folder: Path) -> int:
+    """The step in a snapshot folder's name: step-000010 is 10; 0 without one."""
     match = _STEP.search(folder.name)
     return int(match[1]) if match else 0
 
@@ -42,9 +43,9 @@ def spectrum_growth(folders: Sequence[Path]) -> SpectrumGrowth:
     """Measure each folder. Errors: AnalysisError for no folders, adapters that differ in their modules, or as adapter_spectrum."""
     if not folders:
         raise AnalysisError("No snapshots were kept.", "The run may have stopped before its first step: train it again.")
-    ordered = sorted(folders, key=_step)
+    ordered = sorted(folders, key=step_of)
     spectra = tuple(adapter_spectrum(folder) for folder in ordered)
     names = {tuple(module.name for module in spectrum.modules) for spectrum in spectra}
     if len(names) > 1:
         raise AnalysisError("These snapshots do not change the same modules.", "Choose snapshots of one run.")
-    return SpectrumGrowth(tuple(_step(folder) for folder in ordered), spectra)
+    return SpectrumGrowth(tuple(step_of(folder) for folder in ordered), spectra)

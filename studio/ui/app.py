@@ -13,11 +13,12 @@ from studio.core.paths import ASSETS, StudioHome
 from studio.core.units import show_bytes
 from studio.jobs import store
 from studio.jobs.queue import QueueThread
-from studio.ui import markup, playground, runs, train
+from studio.ui import markup, playground, quantization, runs, train
 from studio.ui.drawings import card_css
 from studio.ui.studio import Studio
 from studio.ui.theme import studio_theme
 
+STYLE_SHEETS = ("theme.css", "labs.css")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -33,6 +34,8 @@ def build_page(studio: Studio) -> gr.Blocks:
                 runs_tab = runs.build(studio)
             with gr.Tab("Playground", id="playground"):
                 playground_tab = playground.build(studio)
+            with gr.Tab("Quantization", id="quantization") as quantization_tab:
+                quantization.build(studio, quantization_tab)
         _connect(studio, page, tabs, train_tab, runs_tab, playground_tab)
     return page
 
@@ -85,7 +88,7 @@ def serve(home: StudioHome, host: str = "127.0.0.1", port: int = 7860, open_brow
     studio = Studio(home)
     queue = QueueThread(home)
     queue.start()
-    css = (ASSETS / "theme.css").read_text(encoding="utf-8") + card_css()
+    css = "".join((ASSETS / name).read_text(encoding="utf-8") for name in STYLE_SHEETS) + card_css()
     try:
         build_page(studio).queue(default_concurrency_limit=8).launch(
             server_name=host, server_port=port, inbrowser=open_browser, share=False, quiet=True, show_error=True, ssr_mode=False, pwa=True,
