@@ -36,7 +36,8 @@ _CHUNK_BYTES = 10
 _NEXT_CHUNK_BYTES = 6
 # Gradients of activations and casts in flight while one layer runs backward, in layers' worth of kept activations (fitted on training
 # processes of 0.5 to 4 GB: tests/benchmarks/plan_memory.py).
-_LAYERS_IN_FLIGHT = 2.5
+_LAYERS_IN_FLIGHT = 5.0
+_LAYERS_IN_FLIGHT_ADAPTER = 8.0
 # Batches of random rows: the one with the most trained-on tokens against the mean.
 _FULLEST_BATCH = 1.3
 # All logits at once: bf16, fp32, log-softmax and its gradient.
@@ -113,7 +114,10 @@ def _activations(spec: RunSpec, shape: ModelShape, hardware: Hardware, size: Dat
     length = positions // spec.training.batch_size
     compute = compute_bytes(spec, hardware)
     each = layer_bytes(spec, shape, compute, length) * positions
-    layer, in_flight = each + _per_layer(spec, shape, compute), _LAYERS_IN_FLIGHT * each
+    layer, in_flight = (
+        each + _per_layer(spec, shape, compute),
+        (_LAYERS_IN_FLIGHT_ADAPTER if isinstance(spec.method, AdapterSpec) else _LAYERS_IN_FLIGHT) * each,
+    )
     where = f"{spec.training.batch_size} × {length} positions, {shape.layers} layers"
     if spec.training.gradient_checkpointing:
         kept = shape.layers * positions * compute * shape.hidden + layer
@@ -134,7 +138,9 @@ def layer_bytes(spec: RunSpec, shape: ModelShape, compute: int, length: int) -> 
     norms = 2 * 4 * shape.hidden + 8
     gated = any(linear.short_name in ("gate_proj", "gate_up_proj") for linear in shape.linears)
     mlp = compute * shape.intermediate * (3 if gated else 2)
-    return norms + mlp + _attention_bytes(spec, shape, compute, length) + _method_bytes(spec, shape, compute)
+    # bitsandbytes' int8 product keeps its input, which no hook sees: it hangs on the node itself.
+    inputs = compute * _shared_inputs(shape.linears) if spec.quantization == "int8" else 0
+    return norms + mlp + inputs + _attention_bytes(spec, shape, compute, length) + _method_bytes(spec, shape, compute)
 
 
 def _attention_bytes(spec: RunSpec, shape: ModelShape, compute: int, length: int) -> float:
