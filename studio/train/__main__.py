@@ -18,7 +18,7 @@ from studio.core.files import read_json, read_lines, write_json
 from studio.core.paths import RunPaths, StudioHome
 from studio.core.records import RunResult, RunStatus
 from studio.core.spec import RunSpec
-from studio.train.process import claim_run, clear_last_attempt, stop_on_signal
+from studio.train.process import claim_run, clear_last_attempt, stop_on_signal, wait_asleep
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     stop_on_signal(paths)
+    wait_asleep()
     return end(paths, work(paths, options.resume, options.home))
 
 

@@ -1,4 +1,4 @@
-"""The training child as a process: who works on a run, how it is asked to end, and how it uses the CPU and memory.
+"""The training child as a process: who works on a run, how it is asked to end, and how it uses the CPU.
 
 process.json names the worker by pid and start time, because a pid is used again. It is made with O_EXCL, so of two children started
 for one run one gives up; what a dead worker left behind is replaced.
@@ -6,9 +6,7 @@ for one run one gives up; what a dead worker left behind is replaced.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +17,6 @@ import psutil
 from studio.core.errors import RunError, from_os_error
 from studio.core.files import read_json, write_json
 from studio.core.paths import RunPaths
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""glibc's mallopt parameters (malloc.h)."""
 
 
 def claim_run(paths: RunPaths) -> None:
@@ -66,16 +61,13 @@ def clear_last_attempt(paths: RunPaths) -> None:
         paths.result.unlink(missing_ok=True)
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks for the next step instead of handing them back to the kernel.
+def wait_asleep() -> None:
+    """Let OpenMP's threads sleep when they wait for each other; before torch is imported, which reads it once.
 
-    Training allocates the same tensors at every step; without this each one is mapped, zeroed page by page and unmapped again. Does
-    nothing on another C library.
+    By default they spin for milliseconds: nothing lost on an idle machine, but with any other process on the same cores (the studio's
+    page, a browser) the one that works is kept from its core by one that only waits.
     """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(M_TRIM_THRESHOLD, -1 & 0x7FFFFFFF)
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def count_threads() -> int:

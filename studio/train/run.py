@@ -32,7 +32,7 @@ from studio.train.cpu_attention import use_cpu_attention
 from studio.train.engine import Engine, Material
 from studio.train.environment import describe_environment
 from studio.train.fast_lora import fuse_lora
-from studio.train.process import keep_freed_memory, trained_on_cpu
+from studio.train.process import trained_on_cpu
 
 EVALUATIONS = 5
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
@@ -46,7 +46,6 @@ def train(spec: RunSpec, paths: RunPaths, home: StudioHome, resume: Path | None 
     """
     check_reporter(spec.training.report_to)
     progress = ProgressFile(paths)
-    keep_freed_memory()
     with trained_on_cpu():
         set_seed(spec.training.seed)
         progress.show("reading the data")

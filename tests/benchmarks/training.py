@@ -39,7 +39,7 @@ from studio.models.starter import ensure_starter_model
 from studio.train.batches import Collator, order_batches, order_evaluation
 from studio.train.checkpoint import Origin
 from studio.train.loss import count_labels, sum_loss
-from studio.train.process import keep_freed_memory, trained_on_cpu
+from studio.train.process import trained_on_cpu
 from studio.train.run import attach_method, build_engine
 
 BATCH = 8
@@ -226,11 +226,10 @@ def summarise(recipes: list[Recipe], before: float, rows: list[EncodedRow]) -> d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, help="the studio's home, where the starter model and data are kept")
-    parser.add_argument("--pairs", type=int, default=48, help="training pairs, a multiple of 8")
+    parser.add_argument("--pairs", type=int, default=32, help="training pairs, a multiple of 8")
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     arguments = parser.parse_args()
-    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder, trained_on_cpu():
         found = measure(arguments, Path(folder))
     if arguments.json:
