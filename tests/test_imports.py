@@ -26,6 +26,8 @@ MAY_IMPORT = {
     "cli": {"ui", "jobs", "plots", "analysis", "data", "methods", "models", "core"},
     "train": {"methods", "models", "data", "core"},
     "evals": {"play", "methods", "models", "data", "core"},
+    # To reproduce a run, its rows and its start are made as the training made them.
+    "export": {"train", "methods", "models", "data", "core"},
     "play": {"methods", "models", "core"},
     "analysis": {"methods", "models", "core"},
     "plots": {"core"},
