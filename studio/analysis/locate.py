@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from studio.analysis.cli import find_adapter
+from studio.core.catalog import find_model
 from studio.core.errors import AnalysisError
 from studio.core.paths import RUN_ID, StudioHome
 
@@ -19,7 +20,7 @@ def model_folder(model_id: str, home: StudioHome) -> Path:
     if not model_id.strip():
         raise AnalysisError("No model was chosen.", "Choose a model, or type the path of its folder.")
     found = resolve_model(model_id, home)
-    folder = found if isinstance(found, Path) else _cached_folder(found)
+    folder = found if isinstance(found, Path) else _cached_folder(found) or _converted(found, home)
     if folder is None or not folder.is_dir():
         raise AnalysisError(
             f"The weights of {model_id} are not on this disk.", "Train with it once, which fetches it, or type the path of a folder."
@@ -32,6 +33,12 @@ def _cached_folder(hub_id: str) -> Path | None:
 
     config = try_to_load_from_cache(hub_id, "config.json")
     return Path(config).parent if isinstance(config, str) else None
+
+
+def _converted(hub_id: str, home: StudioHome) -> Path | None:
+    """The starter model's own folder, where its hub id is meant: adapters state that id as their base."""
+    entry = find_model(hub_id)
+    return home.starter_model if entry and entry.id == "starter" and (home.starter_model / "config.json").is_file() else None
 
 
 def run_or_folder(name: str, home: StudioHome) -> Path:

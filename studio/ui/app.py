@@ -13,7 +13,7 @@ from studio.core.paths import ASSETS, StudioHome
 from studio.core.units import show_bytes
 from studio.jobs import store
 from studio.jobs.queue import QueueThread
-from studio.ui import markup, playground, quantization, runs, train
+from studio.ui import markup, playground, quantization, rank, runs, train
 from studio.ui.drawings import card_css
 from studio.ui.studio import Studio
 from studio.ui.theme import studio_theme
@@ -36,6 +36,8 @@ def build_page(studio: Studio) -> gr.Blocks:
                 playground_tab = playground.build(studio)
             with gr.Tab("Quantization", id="quantization") as quantization_tab:
                 quantization.build(studio, quantization_tab)
+            with gr.Tab("Rank", id="rank") as rank_tab:
+                rank.build(studio, rank_tab)
         _connect(studio, page, tabs, train_tab, runs_tab, playground_tab)
     return page
 
