@@ -15,6 +15,7 @@ HOME (~/.peft-studio, or $PEFT_STUDIO_HOME, or --home)
     ├── process.json      who works on it: pid and process start time
     ├── progress.json     phase, step, total
     ├── metrics.jsonl     a line per log and per evaluation
+    ├── votes.jsonl       which answers people found better than the base's
     ├── samples.jsonl     the sample prompts' answers at each evaluation
     ├── log.txt           all the child printed
     ├── stop              its presence asks the child to save and end
@@ -79,6 +80,10 @@ class RunPaths:
     @property
     def samples(self) -> Path:
         return self.folder / "samples.jsonl"
+
+    @property
+    def votes(self) -> Path:
+        return self.folder / "votes.jsonl"
 
     @property
     def log(self) -> Path:

@@ -24,6 +24,9 @@ from typing import Any, NamedTuple
 from studio.core.errors import WorkerError, from_json
 from studio.core.files import read_tail
 
+CANCEL_LOOK_S = 0.05
+"""How often a silent call is looked at for whether it should be cancelled."""
+
 CHILD_ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -73,8 +76,11 @@ class Worker:
                 return event.data
         raise WorkerError(f"The worker ended {verb} without an answer.")
 
-    def stream(self, verb: str, **args: Any) -> Iterator[Event]:
-        """Events as they come, 'done' last. Closing the iterator early cancels the call."""
+    def stream(self, verb: str, *, until: threading.Event | None = None, **args: Any) -> Iterator[Event]:
+        """Events as they come, 'done' last. Closing the iterator early cancels the call.
+
+        Setting `until` cancels it too, but lets it end as its handler ends a cancelled call, with the events that brings.
+        """
         child = self._ensure()
         call_id = next(self._ids)
         inbox: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -82,10 +88,15 @@ class Worker:
         if child.death is not None:  # it died before it could know of this call
             inbox.put(child.death)
         self._send(child, {"id": call_id, "verb": verb, "args": args})
+        cancel = {"id": 0, "verb": "cancel", "args": {"id": call_id}}
         ended = False
         try:
             while not ended:
-                message = inbox.get()
+                message = self._next_message(inbox, until)
+                if message is None:
+                    until = None
+                    self._send(child, cancel)
+                    continue
                 self.last_used = time.monotonic()
                 ended = message["event"] in ("done", "error")
                 if message["event"] == "error":
@@ -94,7 +105,17 @@ class Worker:
         finally:
             child.inboxes.pop(call_id, None)
             if not ended:
-                self._send(child, {"id": 0, "verb": "cancel", "args": {"id": call_id}})
+                self._send(child, cancel)
+
+    @staticmethod
+    def _next_message(inbox: queue.Queue[dict[str, Any]], until: threading.Event | None) -> dict[str, Any] | None:
+        """The next message; None as soon as `until` is set."""
+        while until is not None:
+            if until.is_set():
+                return None
+            with contextlib.suppress(queue.Empty):
+                return inbox.get(timeout=CANCEL_LOOK_S)
+        return inbox.get()
 
     def close(self, grace_s: float = 2.0) -> None:
         """End the worker and give its memory back. Safe to call at any time, from any thread."""

@@ -1,11 +1,13 @@
 """The playground's child process: `python -m studio.play --home HOME` speaks studio.core.protocol.
 
 load      {model, quantization, adapters: {name: folder}}       -> what is loaded
-generate  {panes, messages or prompt or conversations: {pane: messages}, sampling, strengths: {pane: 0..2}, load: {...}}
+generate  {panes, messages or prompt or conversations: {pane: messages}, sampling, strength: 0..2, load: {...}}
                                                                 -> events 'loaded', 'pass' {panes}, 'token' {pane, text}, then answers
 render    {messages, load: {...}}                               -> the prompt as text and tokens
+inspect   {messages, text, panes, strength, load: {...}}         -> the text's tokens as each pane sees them
 unload    {}                                                    -> {}
 
+`strength` scales what every adapter adds that has a strength; the answer says which.
 `load` inside another request makes sure of the model within that request, so that nobody else's load can come between the two.
 """
 
@@ -40,7 +42,7 @@ class Verbs:
         self._engine: Any = None
 
     def handlers(self) -> dict[str, Handler]:
-        return {"load": self.load, "generate": self.generate, "render": self.render, "unload": self.unload}
+        return {"load": self.load, "generate": self.generate, "render": self.render, "inspect": self.inspect, "unload": self.unload}
 
     @property
     def engine(self) -> Any:
@@ -59,9 +61,10 @@ class Verbs:
 
         sampling = Sampling.parse(call.args.get("sampling") or {})
         conversations = call.args.get("conversations") or {pane: _messages(call.args) for pane in call.args["panes"]}
-        strengths = {str(pane): float(value) for pane, value in (call.args.get("strengths") or {}).items()}
         self._ensure_loaded(call)
-        return self.engine.answer(Question(conversations, sampling, strengths), call.emit, call.cancelled.is_set)
+        strengths = self._strengths(call)
+        done = self.engine.answer(Question(conversations, sampling, strengths), call.emit, call.cancelled.is_set)
+        return {**done, "strengths": strengths}
 
     def render(self, call: Call) -> dict[str, Any]:
         from studio.play.rendering import render_tokens
@@ -69,9 +72,20 @@ class Verbs:
         self._ensure_loaded(call)
         return render_tokens(self.engine, _messages(call.args))
 
+    def inspect(self, call: Call) -> dict[str, Any]:
+        from studio.play.closer import look_closer
+
+        self._ensure_loaded(call)
+        return look_closer(self.engine, _messages(call.args), str(call.args["text"]), call.args["panes"], self._strengths(call))
+
     def unload(self, call: Call) -> dict[str, Any]:
         self.engine.unload()
         return {}
+
+    def _strengths(self, call: Call) -> dict[str, float]:
+        """The one strength asked for, for every adapter that has one."""
+        value = call.args.get("strength")
+        return dict.fromkeys(self.engine.describe().get("strength", ()), 1.0 if value is None else float(value))
 
     def _load(self, args: dict[str, Any]) -> dict[str, Any]:
         model = ModelSpec.model_validate(args.get("model") or {})

@@ -18,7 +18,7 @@ from studio.ui.drawings import card_css
 from studio.ui.studio import Studio
 from studio.ui.theme import studio_theme
 
-STYLE_SHEETS = ("theme.css", "labs.css")
+STYLE_SHEETS = ("theme.css", "labs.css", "runs.css")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -26,6 +26,7 @@ def build_page(studio: Studio) -> gr.Blocks:
     """The whole page. Tabs not looked at are not rendered until they are."""
     with gr.Blocks(title="PEFT Studio", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(header_html(studio), padding=False, elem_id="top")
+        remembered = playground.build_memory()
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Train", id="train"):
                 train_tab = train.build(studio)
@@ -33,7 +34,7 @@ def build_page(studio: Studio) -> gr.Blocks:
             with gr.Tab("Runs", id="runs"):
                 runs_tab = runs.build(studio)
             with gr.Tab("Playground", id="playground"):
-                playground_tab = playground.build(studio)
+                playground_tab = playground.build(studio, remembered)
             with gr.Tab("Quantization", id="quantization") as quantization_tab:
                 quantization.build(studio, quantization_tab)
             with gr.Tab("Rank", id="rank") as rank_tab:
@@ -61,7 +62,7 @@ def _connect(
     shown = [runs_tab.selected, tabs, runs_tab.timer]
     runs_tab.follow(train_tab.start.success(open_run, train_tab.started, shown, **quiet))
     runs_tab.follow(page.load(at_start, runs_tab.remembered, shown, **quiet))
-    playground.connect(studio, tabs, runs_tab.play, runs_tab.selected, play_tab)
+    playground.connect(studio, page, tabs, runs_tab, play_tab)
     train.connect_again(studio, tabs, runs_tab.again, runs_tab.selected, train_tab)
 
 
@@ -96,6 +97,7 @@ def serve(home: StudioHome, host: str = "127.0.0.1", port: int = 7860, open_brow
             server_name=host, server_port=port, inbrowser=open_browser, share=False, quiet=True, show_error=True, ssr_mode=False, pwa=True,
             favicon_path=str(ASSETS / "logo.svg"), theme=studio_theme(), css=css, footer_links=[], prevent_thread_lock=False,
             auth=("studio", password) if password else None, max_file_size="500mb", strict_cors=True,
+            allowed_paths=[str(home.root / "exports")],
         )  # fmt: skip
     finally:
         queue.close()

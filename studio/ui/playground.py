@@ -1,125 +1,298 @@
-"""The Playground tab: one prompt, the base and the adapted answer side by side, from one model, with one seed.
+"""The Playground tab: a conversation with a base model and up to four adapters on it, side by side, from one model, with one seed.
 
-The worker holds the model in its own process; a run that starts ends that process first. What is asked and answered stays on the page.
+The page holds the conversation (a hidden box, kept in the browser), the worker holds the model in its own process; a run that starts
+ends that process first. What is asked and answered stays on the page whatever fails.
 """
 
 from __future__ import annotations
 
-import time
+import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 
-from studio.core.errors import PlayError
-from studio.core.units import show_duration
+from studio.core.errors import PlayError, SandboxError
+from studio.core.paths import StudioHome
 from studio.jobs import store
-from studio.ui import markup
+from studio.jobs.votes import add_vote
+from studio.ui import play_closer, play_markup
+from studio.ui.conversation import BASE, MOST_CHARACTERS, Conversation
 from studio.ui.guard import guarded
+from studio.ui.play_ask import Ask, answer_turn, refuse_while_training
+from studio.ui.play_form import PlayForm, build_form, build_tools
+from studio.ui.play_sources import RUN, adapter_choices, base_of, read_sources
 from studio.ui.studio import Studio
 
-REDRAW_S = 0.08
-EXAMPLE = "Write a Python function named `clamp`.\n\nReturn value limited to the range from low to high."
+CLICKS = """
+element.addEventListener('click', async event => {
+  const button = event.target.closest('[data-do]');
+  if (!button) return;
+  if (button.dataset.do === 'copy') {
+    await navigator.clipboard.writeText(button.dataset.text);
+    button.textContent = 'Copied';
+    setTimeout(() => { button.textContent = 'Copy'; }, 1500);
+    return;
+  }
+  trigger('submit', {do: button.dataset.do, turn: Number(button.dataset.turn), pane: button.dataset.pane || ''});
+});
+"""
+SAVE_FILE = """text => {
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([text || '{}'], {type: 'application/json'}));
+  link.download = 'conversation.json';
+  link.click();
+  URL.revokeObjectURL(link.href);
+}"""
+QUIET: dict[str, Any] = {"show_progress": "hidden"}
+LINE: dict[str, Any] = {**QUIET, "concurrency_limit": 32, "concurrency_id": "play"}
 
 
 class PlaygroundTab(NamedTuple):
-    run: gr.Dropdown
-    panes: gr.HTML
+    form: PlayForm
+    remembered: gr.BrowserState
 
 
-def build(studio: Studio) -> PlaygroundTab:
+def build_memory() -> gr.BrowserState:
+    """What the browser keeps. Made outside the tabs: one inside is not read before its tab is first looked at."""
+    return gr.BrowserState({}, storage_key="peft-studio-conversation", secret="peft-studio")
+
+
+def build(studio: Studio, remembered: gr.BrowserState) -> PlaygroundTab:
     with gr.Row(elem_classes="two-columns", equal_height=False):
         with gr.Column(scale=4, min_width=300):
-            run = gr.Dropdown(run_choices(studio), label="Adapted by", info="A run whose adapter answers beside its base model.", elem_id="play-run")
-            prompt = gr.Textbox(EXAMPLE, label="Prompt", lines=5, max_lines=14, elem_id="prompt", info="Ctrl + Enter answers.")
-            with gr.Row():
-                ask = gr.Button("Answer", variant="primary", elem_id="ask-button")
-                stop = gr.Button("Stop", elem_id="stop-answer")
-            with gr.Accordion("Sampling", open=False):
-                temperature = gr.Slider(0, 2, value=0, step=0.05, label="Temperature", info="0 always takes the likeliest token.")
-                top_p = gr.Slider(0.05, 1, value=1, step=0.05, label="Top-p", info="Only the likeliest tokens that add up to this share.")
-                with gr.Row():
-                    length = gr.Number(256, label="New tokens at most", precision=0)
-                    seed = gr.Number(0, label="Seed", precision=0, info="The same for every pane.")
-            system = gr.Textbox("", label="System prompt", lines=2, info="Empty takes the run's own.")
-            unload = gr.Button("Free the memory", size="sm")
+            form = build_form(studio)
         with gr.Column(scale=9, min_width=340):
-            panes = gr.HTML(markup.empty("Nothing asked yet", "Pick a run, type a prompt and press Answer."), elem_id="panes", padding=False)
-    inputs = [run, prompt, system, temperature, top_p, length, seed]
-    handler = guarded(lambda *values: answer(studio, *values))
-
-    def stream(*values: Any) -> Iterator[str]:
-        yield from handler(*values)
-
-    asking = gr.on([ask.click, prompt.submit], stream, inputs, panes, concurrency_limit=4, concurrency_id="play", show_progress="minimal")
-    stop.click(None, None, None, cancels=[asking])
-    unload.click(guarded(lambda: free(studio)), None, None)
-    return PlaygroundTab(run, panes)
-
-
-def connect(studio: Studio, tabs: gr.Tabs, button: gr.Button, selected: gr.Textbox, tab: PlaygroundTab) -> None:
-    """'Open in Playground' on a run; and the list of runs kept fresh whenever the tab is opened."""
-    button.click(lambda run_id: [gr.update(choices=run_choices(studio), value=run_id), gr.Tabs(selected="playground")], selected, [tab.run, tabs],
-                 show_progress="hidden")  # fmt: skip
-    tab.run.focus(lambda: gr.update(choices=run_choices(studio)), None, tab.run, show_progress="hidden")
+            with gr.Column(elem_id="panes"):
+                thread = gr.HTML(play_markup.EMPTY, elem_id="thread", padding=False, js_on_load=CLICKS)
+                current = gr.HTML("", elem_id="current", padding=False)
+            tools = build_tools()
+    form = form._replace(thread=thread, current=current, tools=tools)
+    _wire_asking(studio, form, remembered)
+    _wire_keeping(studio, form, remembered)
+    _wire_tools(studio, form)
+    play_closer.wire(studio, form)
+    return PlaygroundTab(form, remembered)
 
 
-def run_choices(studio: Studio) -> list[tuple[str, str]]:
-    """Runs whose adapter can answer, newest first."""
-    runs = [run for run in store.list_runs(studio.home) if run.status.is_over]
-    return [(f"{run.name} · {run.created:%d %b %H:%M}", run.id) for run in runs if (studio.home.runs / run.id / "adapter" / "adapter_config.json").is_file()]
+def _wire_asking(studio: Studio, form: PlayForm, remembered: gr.BrowserState) -> None:
+    def ask(values: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
+        yield from _ask(studio, form, values, str(request.session_hash))
+
+    def act(values: dict[Any, Any], event: gr.EventData, request: gr.Request) -> Iterator[dict[Any, Any]]:
+        yield from _act(studio, form, values, event._data, str(request.session_hash))
+
+    def stop(request: gr.Request) -> None:
+        studio.play_room.stop(str(request.session_hash))
+
+    outputs = [form.thread, form.current, form.prompt, form.editing, form.kept, form.memory]
+    for event in (
+        gr.on([form.ask.click, form.prompt.submit], guarded(ask), form.inputs, outputs, **LINE),
+        form.thread.submit(guarded(act), form.inputs, outputs, **LINE),
+    ):
+        event.then(_to_remember, [form.kept, form.model, form.quantization, form.adapters, form.system], remembered, **QUIET)
+        event.failure(lambda: "", None, form.current, **QUIET)
+    form.stop.click(stop, None, None, queue=False, **QUIET)
 
 
-def free(studio: Studio) -> None:
-    studio.play.close()
-    gr.Info("The playground's model is unloaded and its memory is free.", duration=4)
+def _to_remember(kept: str, model: str, quantization: str, adapters: list[str], system: str) -> dict[str, Any]:
+    settings = {"model": model, "quantization": quantization, "adapters": adapters, "system": system}
+    return {"conversation": kept, "settings": settings}
 
 
-def answer(studio: Studio, run_id: str, prompt: str, system: str, temperature: float, top_p: float, length: int, seed: int) -> Iterator[str]:
-    """The panes' HTML as the answers grow. Raises PlayError, and whatever loading the model or the adapter raises."""
-    if not run_id:
-        raise PlayError("No run is picked.", "Pick one under 'Adapted by', or train one first.")
-    if not prompt.strip():
-        raise PlayError("The prompt is empty.", "Type what you would like to ask.")
+def _ask(studio: Studio, form: PlayForm, values: dict[Any, Any], session: str) -> Iterator[dict[Any, Any]]:
+    """Answer what stands in the prompt; a message being edited is asked anew, and what came after it goes."""
+    conversation = Conversation.from_json(values[form.kept])
+    editing = values[form.editing]
+    if editing.isdigit():
+        conversation = conversation.before(int(editing))
+    yield from _answer(studio, form, values, session, conversation, values[form.prompt])
+
+
+def _answer(
+    studio: Studio, form: PlayForm, values: dict[Any, Any], session: str, conversation: Conversation, user: str, seed: int | None = None
+) -> Iterator[dict[Any, Any]]:  # fmt: skip
+    sources = read_sources(studio, values[form.model], values[form.quantization], values[form.adapters] or [])
+    conversation = conversation.asked_of(sources.panes, values[form.system].strip() or sources.system)
+    sampling = form.sampling(values)
+    if seed is not None:
+        sampling["seed"] = seed
+    order = tuple(random.sample([pane.id for pane in sources.panes], len(sources.panes))) if values[form.blind] else ()
+    yield {form.thread: play_markup.thread_html(conversation) if conversation.turns else "", form.current: play_markup.loading_html(user)}
+    ended = False
+    for step in answer_turn(studio, Ask(user, conversation, sources, sampling, values[form.strength], order), session):
+        shown: dict[Any, Any] = {form.current: step.html}
+        if step.conversation is not None:
+            ended = True
+            shown |= {form.thread: play_markup.thread_html(step.conversation), form.kept: step.conversation.to_json(), form.editing: ""}
+            shown |= {form.prompt: "", form.memory: play_markup.memory_html(step.loaded)}
+        yield shown
+    if not ended:
+        kept = Conversation.from_json(values[form.kept])
+        yield {form.thread: play_markup.thread_html(kept), form.current: ""}
+
+
+def _act(studio: Studio, form: PlayForm, values: dict[Any, Any], asked: dict[str, Any], session: str) -> Iterator[dict[Any, Any]]:
+    """A button inside the conversation was pressed."""
+    conversation = Conversation.from_json(values[form.kept])
+    index, pane = int(asked.get("turn", -1)), str(asked.get("pane", ""))
+    turn = conversation.with_changed(index).turns[index]
+    if asked.get("do") == "edit":
+        gr.Info("Change the message in the prompt box and press Answer. What came after it will go.", duration=5)
+        yield {form.prompt: turn.user, form.editing: str(index)}
+    elif asked.get("do") == "retry":
+        # The same seed would give the same answer; where tokens are drawn, the next seed is taken and shown.
+        seed = int(turn.how.get("seed", 0)) + 1 if form.sampling(values)["temperature"] else None
+        yield from _answer(studio, form, values, session, conversation.before(index), turn.user, seed)
+    else:
+        changes = {"vote": _vote(studio, conversation, index, pane)} if asked.get("do") == "vote" else {}
+        if asked.get("do") == "run":
+            changes = {"runs": {**turn.runs, pane: run_code(studio, turn.answers.get(pane, {}).get("text", ""), values[form.tests])}}
+        changed = conversation.with_changed(index, **changes)
+        yield {form.thread: play_markup.thread_html(changed), form.kept: changed.to_json()}
+
+
+def run_code(studio: Studio, text: str, tests: str) -> dict[str, Any]:
+    """How the program in an answer ended; {'refused': why} where it was not run."""
+    try:
+        return studio.runner.call("run", text=text, tests=tests)
+    except (SandboxError, PlayError) as error:
+        return {"refused": str(error)}
+
+
+def _vote(studio: Studio, conversation: Conversation, index: int, winner: str) -> dict[str, Any]:
+    """Keep the verdict in the folder of every run it says something about: the adapter beside the base."""
+    turn, told = conversation.turns[index], []
+    for pane in conversation.panes:
+        verdict = "tie" if not winner else "better" if winner == pane.id else "worse" if winner == BASE else None
+        if pane.id.startswith(RUN) and BASE in turn.answers and verdict and not turn.vote:
+            tally = add_vote(_run_paths(studio.home, pane.id), verdict, turn.user, bool(turn.how.get("blind")))
+            told.append(f"{pane.title}: {tally.summary}")
+    return {"winner": winner, "tally": " ".join(told) or "Votes are kept with runs; this pair names none."}
+
+
+def _run_paths(home: StudioHome, adapter: str) -> Any:
+    return home.run(adapter.removeprefix(RUN))
+
+
+def _wire_keeping(studio: Studio, form: PlayForm, remembered: gr.BrowserState) -> None:
+    """New, export, import, free the memory, and the base that goes with a picked adapter."""
+    cleared = [form.kept, form.thread, form.current, form.editing, remembered]
+    form.new.click(lambda: ("", play_markup.EMPTY, "", "", {}), None, cleared, queue=False, **QUIET)
+    form.export.click(None, form.kept, None, js=SAVE_FILE)
+
+    def bring_in(path: str) -> tuple[str, str]:
+        with Path(path).open(encoding="utf-8", errors="replace") as file:
+            conversation = Conversation.from_json(file.read(MOST_CHARACTERS + 1) or "{}")
+        return conversation.to_json(), play_markup.thread_html(conversation)
+
+    def free() -> str:
+        studio.play.close()
+        gr.Info("The model is unloaded and its memory is free.", duration=4)
+        return play_markup.memory_html(None)
+
+    def follow(adapters: list[str]) -> Any:
+        base = base_of(studio, adapters[0]) if len(adapters) == 1 else None
+        return base or (gr.skip(), gr.skip())
+
+    form.bring.upload(guarded(bring_in), form.bring, [form.kept, form.thread], **QUIET)
+    form.unload.click(guarded(free), None, form.memory, **QUIET)
+    form.adapters.input(guarded(follow), form.adapters, [form.model, form.quantization], **QUIET)
+
+
+def _wire_tools(studio: Studio, form: PlayForm) -> None:
+    """Below the conversation: the rendered prompt, tests for every pane, the difference between two answers."""
+
+    def render(values: dict[Any, Any]) -> str:
+        refuse_while_training(studio)
+        conversation = Conversation.from_json(values[form.kept])
+        sources = read_sources(studio, values[form.model], values[form.quantization], values[form.adapters] or [])
+        conversation = conversation.asked_of(conversation.panes, values[form.system].strip() or sources.system)
+        user = values[form.prompt].strip()
+        messages = conversation.messages(BASE, user) if user or not conversation.turns else conversation.before(
+            len(conversation.turns) - 1).messages(BASE, conversation.turns[-1].user)  # fmt: skip
+        return play_markup.rendered_html(studio.play.call("render", messages=messages, load=sources.load))
+
+    def run_all(values: dict[Any, Any]) -> dict[Any, Any]:
+        conversation = Conversation.from_json(values[form.kept])
+        last = len(conversation.turns) - 1
+        answers = conversation.with_changed(last).turns[last].answers
+        runs = {pane: run_code(studio, answer["text"], values[form.tests]) for pane, answer in answers.items()}
+        changed = conversation.with_changed(last, runs=runs)
+        return {form.thread: play_markup.thread_html(changed), form.kept: changed.to_json()}
+
+    def diff(kept: str) -> str:
+        conversation = Conversation.from_json(kept)
+        answers = conversation.turns[-1].answers if conversation.turns else {}
+        shown = [pane for pane in conversation.panes if pane.id in answers]
+        if len(shown) < 2:
+            raise PlayError("There are no two answers to compare.", "Ask a question with an adapter picked.")
+        texts = [[block["code"] for block in answers[pane.id].get("blocks") or []] or [answers[pane.id]["text"]] for pane in shown]
+        first = "\n".join(texts[0])
+        parts = []
+        for pane, code in zip(shown[1:], texts[1:], strict=True):
+            lines = studio.code.call("diff", first=first, second="\n".join(code))
+            parts.append(play_markup.diff_html(lines, shown[0].title, pane.title))
+        return "".join(parts)
+
+    tools = form.tools
+    tools.render.click(guarded(render), form.inputs, tools.rendered, **LINE)
+    tools.run_all.click(guarded(run_all), form.inputs, [form.thread, form.kept], concurrency_limit=4, concurrency_id="code")
+    tools.diff.click(guarded(diff), form.kept, tools.difference, **QUIET)
+
+
+def connect(studio: Studio, page: gr.Blocks, tabs: gr.Tabs, runs_tab: Any, tab: PlaygroundTab) -> None:
+    """'Open in Playground' on a run; the lists kept fresh whenever the tab is opened; the conversation back after a reload."""
+    form = tab.form
+
+    def open_run(run_id: str, kept: str) -> list[Any]:
+        model, quantization = base_of(studio, RUN + run_id) or ("starter", "none")
+        panes = {pane.id for pane in Conversation.from_json(kept).panes}
+        fresh = ["", play_markup.EMPTY, ""] if RUN + run_id not in panes else [gr.skip()] * 3
+        return [
+            gr.update(choices=adapter_choices(studio), value=[RUN + run_id]),
+            model,
+            quantization,
+            *fresh,
+            gr.Tabs(selected="playground"),
+        ]
+
+    def restore(remembered: dict[str, Any]) -> list[Any]:
+        settings = (remembered or {}).get("settings") or default_settings(studio)
+        kept = str((remembered or {}).get("conversation") or "")
+        choices = adapter_choices(studio)
+        there = [value for value in settings.get("adapters") or [] if not value.startswith(RUN) or value in dict(map(reversed, choices))]
+        try:
+            shown = play_markup.thread_html(Conversation.from_json(kept))
+        except PlayError:
+            kept, shown = "", play_markup.EMPTY
+        return [kept, shown, gr.update(choices=choices, value=there), settings.get("model") or "starter",
+                settings.get("quantization") or "none", settings.get("system") or ""]  # fmt: skip
+
+    def on_tab(event: gr.SelectData) -> Any:
+        if event.value != "Playground":
+            return gr.skip(), gr.skip()
+        return gr.update(choices=adapter_choices(studio)), memory_now(studio)
+
+    opened = [form.adapters, form.model, form.quantization, form.kept, form.thread, form.editing, tabs]
+    runs_tab.play.click(guarded(open_run), [runs_tab.selected, form.kept], opened, **QUIET)
+    restored = [form.kept, form.thread, form.adapters, form.model, form.quantization, form.system]
+    page.load(restore, tab.remembered, restored, **QUIET)
+    tabs.select(on_tab, None, [form.adapters, form.memory], **QUIET)
+
+
+def default_settings(studio: Studio) -> dict[str, Any]:
+    """A first visit: the newest run's adapter beside its base, or the starter model alone."""
+    newest = next((value for _, value in adapter_choices(studio) if value.startswith(RUN)), None)
+    base = base_of(studio, newest) if newest else None
+    return {"adapters": [newest], "model": base[0], "quantization": base[1]} if newest and base else {}
+
+
+def memory_now(studio: Studio) -> str:
+    """What to say of the memory while nothing is asked."""
     active = next((run for run in store.list_runs(studio.home) if run.status.is_active), None)
     if active:
-        raise PlayError(f"The run {active.name} is training and needs the memory.", "Wait until it has ended, or stop it.")
-    record = store.read_run(studio.home, run_id)
-    yield markup.empty("Loading the model…", "The first answer takes a few seconds longer.")
-    studio.play.call("load", model=record.spec.model.model_dump(mode="json"), quantization=record.spec.quantization,
-                     adapters={"adapted": str(record.paths.adapter)})  # fmt: skip
-    instruction = system.strip() or record.spec.data.system_prompt
-    messages = [*([{"role": "system", "content": instruction}] if instruction else []), {"role": "user", "content": prompt}]
-    sampling = {"temperature": temperature, "top_p": top_p, "max_new_tokens": length, "seed": seed}
-    texts, drawn = {"base": "", "adapted": ""}, 0.0
-    for event in studio.play.stream("generate", panes=list(texts), messages=messages, sampling=sampling):
-        if event.name == "token":
-            texts[event.data["pane"]] += event.data["text"]
-            if time.monotonic() - drawn > REDRAW_S:
-                drawn = time.monotonic()
-                yield panes_html(texts)
-        elif event.name == "done":
-            yield panes_html({pane["pane"]: pane["text"] for pane in event.data["panes"]}, event.data)
-
-
-def panes_html(texts: dict[str, str], done: dict[str, Any] | None = None) -> str:
-    """One column a pane; when `done`, with each pane's figures and how they were computed."""
-    ends = {pane["pane"]: pane for pane in (done or {}).get("panes", [])}
-    columns = "".join(_pane(name, text, ends.get(name)) for name, text in texts.items())
-    how = ""
-    if done:
-        batch = "in one batch" if done["mixed_batch"] else "one after the other"
-        how = f'<p class="how">Answered {batch}, from one model in memory, with the same prompt ({done["prompt_tokens"]:,} tokens) and seed.</p>'
-    return f'<div class="panes">{columns}</div>{how}'
-
-
-def _pane(name: str, text: str, end: dict[str, Any] | None) -> str:
-    foot = '<footer class="writing">writing…</footer>'
-    if end:
-        speed = end["tokens"] / end["seconds"] if end["seconds"] else 0
-        foot = (
-            f'<footer>{end["tokens"]:,} tokens · {speed:.1f} tokens/s · first after {end["first_token_s"]:.2f} s · '
-            f'{show_duration(end["seconds"])} · ended by {markup.escape(end["stopped_by"])}</footer>'
-        )
-    title = {"base": "Base", "adapted": "Adapted"}.get(name, name)
-    return f'<article class="pane {markup.escape(name)}"><h3>{markup.escape(title)}</h3><pre>{markup.escape(text)}</pre>{foot}</article>'
+        text = f"The run {active.name} is training and holds the memory. The playground answers again when it has ended."
+        return play_markup.markup.notice(text, "warn")
+    return play_markup.memory_html(None) if studio.play.pid is None else gr.skip()  # type: ignore[return-value]

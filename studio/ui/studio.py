@@ -10,6 +10,7 @@ from studio.core.catalog import BASE_MODELS, DATASETS
 from studio.core.paths import StudioHome
 from studio.jobs.worker import Worker
 from studio.models.hardware import Hardware, detect_hardware
+from studio.ui.play_room import PlayRoom
 
 
 class Studio:
@@ -20,6 +21,10 @@ class Studio:
         arguments = ["--home", str(home.root)]
         self.data = Worker("studio.data", home.root / "logs" / "data.log", arguments=arguments)
         self.play = Worker("studio.play", home.root / "logs" / "play.log", arguments=arguments)
+        # Finding code in answers must not wait behind running it.
+        self.code = Worker("studio.play.runner", home.root / "logs" / "code.log")
+        self.runner = Worker("studio.play.runner", home.root / "logs" / "runner.log")
+        self.play_room = PlayRoom(self.play)
         self.analysis = Worker("studio.analysis", home.root / "logs" / "analysis.log", arguments=arguments)
         atexit.register(self.close)
 
@@ -28,7 +33,8 @@ class Studio:
         return detect_hardware()
 
     def close(self) -> None:
-        for worker in (self.data, self.play, self.analysis):
+        self.play_room.close()
+        for worker in (self.data, self.play, self.code, self.runner, self.analysis):
             worker.close(grace_s=0.5)
 
     def model_choices(self) -> list[tuple[str, str]]:

@@ -1,0 +1,102 @@
+"""One question from the line to its answers, as HTML that grows and, at the end, a conversation that is one turn longer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from studio.core.errors import PlayError, WorkerError
+from studio.jobs import store
+from studio.ui import play_markup
+from studio.ui.conversation import Conversation, Turn
+from studio.ui.play_room import Place
+from studio.ui.play_sources import Sources
+from studio.ui.studio import Studio
+
+REDRAW_S = 0.08
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is asked, after which turns, of whom and how. `order` is how a blind question's panes are shuffled."""
+
+    user: str
+    conversation: Conversation
+    sources: Sources
+    sampling: dict[str, Any]
+    strength: float = 1.0
+    order: tuple[str, ...] = ()
+    """Pane ids as they are shown where the person does not want to know which is which; else empty."""
+
+
+class Step(NamedTuple):
+    """What to show of the turn now, what is loaded once that is known, and the longer conversation at the end."""
+
+    html: str
+    loaded: dict[str, Any] | None = None
+    conversation: Conversation | None = None
+
+
+def refuse_while_training(studio: Studio) -> None:
+    """Raises PlayError while a run is at work: its memory is not to be shared."""
+    active = next((run for run in store.list_runs(studio.home) if run.status.is_active), None)
+    if active:
+        raise PlayError(f"The run {active.name} is training and needs the memory.", "Wait until it has ended, or stop it under Runs.")
+
+
+def answer_turn(studio: Studio, ask: Ask, session: str) -> Iterator[Step]:
+    """Wait in line, then answer. Raises PlayError and whatever loading the model or an adapter raises; nothing is changed then."""
+    if not ask.user.strip():
+        raise PlayError("The prompt is empty.", "Type what you would like to ask.")
+    refuse_while_training(studio)
+    with studio.play_room.stand_in_line(session) as place:
+        while ahead := studio.play_room.ahead(place):
+            if place.stopped.is_set():
+                return
+            yield Step(play_markup.waiting_html(ask.user, ahead))
+        if place.stopped.is_set():
+            return
+        refuse_while_training(studio)
+        yield Step(play_markup.loading_html(ask.user))
+        try:
+            yield from _stream(studio, ask, place)
+        except WorkerError:
+            # The runner ends the play worker where it needs the memory; that is the better explanation.
+            refuse_while_training(studio)
+            raise
+
+
+def _stream(studio: Studio, ask: Ask, place: Place) -> Iterator[Step]:
+    panes = {pane.id: pane for pane in ask.sources.panes}
+    shown = [panes[key] for key in ask.order] or list(panes.values())
+    texts, now, drawn, loaded = dict.fromkeys(panes, ""), [], 0.0, None
+    conversations = {pane: ask.conversation.messages(pane, ask.user) for pane in panes}
+    events = studio.play.stream(
+        "generate", until=place.stopped, conversations=conversations, panes=list(panes), sampling=ask.sampling, strength=ask.strength,
+        load=ask.sources.load,
+    )  # fmt: skip
+    for event in events:
+        if event.name == "loaded":
+            loaded = event.data
+        elif event.name == "pass":
+            now, drawn = event.data["panes"], 0.0
+        elif event.name == "token":
+            texts[event.data["pane"]] += event.data["text"]
+        else:
+            yield Step("", loaded, ask.conversation.with_turn(_finished(studio, ask, event.data, loaded or {})))
+            return
+        if time.monotonic() - drawn > REDRAW_S:
+            drawn = time.monotonic()
+            yield Step(play_markup.writing_html(ask.user, shown, texts, now, bool(ask.order)), loaded)
+
+
+def _finished(studio: Studio, ask: Ask, done: dict[str, Any], loaded: dict[str, Any]) -> Turn:
+    answers = {answer["pane"]: {key: value for key, value in answer.items() if key != "pane"} for answer in done["panes"]}
+    blocks = studio.code.call("find", texts=[answer["text"] for answer in answers.values()])
+    for answer, found in zip(answers.values(), blocks, strict=True):
+        answer["blocks"] = found
+    how = {key: done[key] for key in ("mixed_batch", "passes", "prompt_tokens", "seconds", "strengths")}
+    how |= {key: ask.sampling[key] for key in ("temperature", "seed")} | {key: loaded.get(key) for key in ("dtype", "quantization")}
+    return Turn(ask.user, answers, how | ({"blind": True, "order": list(ask.order)} if ask.order else {}))

@@ -1,0 +1,94 @@
+"""Who is asking: one line for all pages, first come first served, each person with one question in it; and the idle model put away.
+
+The model is one and answers one question at a time. A question that waits can say how many are before it; one that is stopped ends at
+its next word. After IDLE_S without a question the worker is closed, which gives its memory back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+
+from studio.core.errors import PlayError
+from studio.jobs.worker import Worker
+
+IDLE_S = 600.0
+LOOK_S = 20.0
+
+
+class Place:
+    """One question's place in the line."""
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+        self.stopped = threading.Event()
+
+
+class PlayRoom:
+    """The line before one play worker."""
+
+    def __init__(self, worker: Worker, idle_s: float = IDLE_S) -> None:
+        self.worker = worker
+        self.idle_s = idle_s
+        self._line: list[Place] = []
+        self._moved = threading.Condition()
+        self._closed = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    @contextlib.contextmanager
+    def stand_in_line(self, session: str) -> Iterator[Place]:
+        """A place at the end of the line until the context ends. Raises PlayError for a page that already waits."""
+        place = Place(session)
+        with self._moved:
+            if any(other.session == session for other in self._line):
+                raise PlayError("This page is already being answered.", "Wait for the answer, or press Stop.")
+            self._line.append(place)
+            self._watch()
+        try:
+            yield place
+        finally:
+            with self._moved:
+                self._line.remove(place)
+                self.worker.last_used = time.monotonic()
+                self._moved.notify_all()
+
+    def ahead(self, place: Place, wait_s: float = 0.5) -> int:
+        """How many questions are before this one; waits up to `wait_s` seconds for its turn."""
+        with self._moved:
+            self._moved.wait_for(lambda: place.stopped.is_set() or self._line[0] is place, wait_s)
+            return self._line.index(place)
+
+    def stop(self, session: str) -> bool:
+        """Stop the session's question, wherever it is in the line. False where it has none."""
+        with self._moved:
+            found = [place for place in self._line if place.session == session]
+            for place in found:
+                place.stopped.set()
+            self._moved.notify_all()
+        return bool(found)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._line)
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def put_away_if_idle(self) -> bool:
+        """Close the worker where nobody waits and nothing was asked for `idle_s` seconds."""
+        with self._moved:
+            if self._line or self.worker.pid is None or time.monotonic() - self.worker.last_used < self.idle_s:
+                return False
+        self.worker.close()
+        return True
+
+    def _watch(self) -> None:
+        if self._watcher is None:
+            self._watcher = threading.Thread(target=self._put_away_when_idle, daemon=True)
+            self._watcher.start()
+
+    def _put_away_when_idle(self) -> None:
+        while not self._closed.wait(min(LOOK_S, self.idle_s)):
+            self.put_away_if_idle()
