@@ -18,7 +18,7 @@ from studio.ui.drawings import card_css
 from studio.ui.studio import Studio
 from studio.ui.theme import studio_theme
 
-STYLE_SHEETS = ("theme.css", "labs.css", "runs.css")
+STYLE_SHEETS = ("theme.css", "labs.css", "runs.css", "playground.css")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -100,7 +100,7 @@ def serve(home: StudioHome, host: str = "127.0.0.1", port: int = 7860, open_brow
             allowed_paths=[str(home.root / "exports")],
         )  # fmt: skip
     finally:
-        queue.close()
+        queue.stop()
         studio.close()
 
 
