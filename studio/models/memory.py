@@ -38,6 +38,7 @@ _NEXT_CHUNK_BYTES = 6
 # processes of 0.5 to 4 GB: tests/benchmarks/plan_memory.py).
 _LAYERS_IN_FLIGHT = 5.0
 _LAYERS_IN_FLIGHT_ADAPTER = 8.0
+_PLAIN_ATTENTION_BYTES = 32 * 1024 * 1024
 # Batches of random rows: the one with the most trained-on tokens against the mean.
 _FULLEST_BATCH = 1.3
 # All logits at once: bf16, fp32, log-softmax and its gradient.
@@ -113,7 +114,7 @@ def _activations(spec: RunSpec, shape: ModelShape, hardware: Hardware, size: Dat
     positions = batch_positions(spec, size)
     length = positions // spec.training.batch_size
     compute = compute_bytes(spec, hardware)
-    each = layer_bytes(spec, shape, compute, length) * positions
+    each = layer_bytes(spec, shape, compute, length, hardware.device == "cpu") * positions
     layer, in_flight = (
         each + _per_layer(spec, shape, compute),
         (_LAYERS_IN_FLIGHT_ADAPTER if isinstance(spec.method, AdapterSpec) else _LAYERS_IN_FLIGHT) * each,
@@ -133,17 +134,18 @@ def compute_bytes(spec: RunSpec, hardware: Hardware) -> int:
     return 4 if precision == "fp32" else 2
 
 
-def layer_bytes(spec: RunSpec, shape: ModelShape, compute: int, length: int) -> float:
+def layer_bytes(spec: RunSpec, shape: ModelShape, compute: int, length: int, on_cpu: bool = True) -> float:
     """Bytes one layer keeps per position for the backward pass: the frozen block, and what the method adds to it."""
     norms = 2 * 4 * shape.hidden + 8
     gated = any(linear.short_name in ("gate_proj", "gate_up_proj") for linear in shape.linears)
     mlp = compute * shape.intermediate * (3 if gated else 2)
     # bitsandbytes' int8 product keeps its input, which no hook sees: it hangs on the node itself.
     inputs = compute * _shared_inputs(shape.linears) if spec.quantization == "int8" else 0
-    return norms + mlp + inputs + _attention_bytes(spec, shape, compute, length) + _method_bytes(spec, shape, compute)
+    attention = _attention_bytes(spec, shape, compute, length, on_cpu)
+    return norms + mlp + inputs + attention + _method_bytes(spec, shape, compute, on_cpu)
 
 
-def _attention_bytes(spec: RunSpec, shape: ModelShape, compute: int, length: int) -> float:
+def _attention_bytes(spec: RunSpec, shape: ModelShape, compute: int, length: int, on_cpu: bool) -> float:
     query, prefix = shape.heads * shape.head_dim, 0
     if isinstance(spec.method, PrefixSpec):
         prefix = spec.method.virtual_tokens
@@ -153,13 +155,18 @@ def _attention_bytes(spec: RunSpec, shape: ModelShape, compute: int, length: int
     if prefix:
         # A prefix needs a mask, and with it keys and values are repeated for every head.
         return compute * (2 * query + 2 * query * (length + prefix) / length + (length + prefix)) + 4 * shape.heads
+    scores = spec.training.batch_size * shape.heads * length * length * compute
+    if on_cpu and scores <= _PLAIN_ATTENTION_BYTES:
+        # Training on a CPU keeps the probabilities of every pair of positions where they are few (studio.train.cpu_attention).
+        return compute * (query + 2 * shape.kv_width + shape.heads * length)
     return compute * (2 * query + 2 * shape.kv_width) + 4 * shape.heads
 
 
-def _method_bytes(spec: RunSpec, shape: ModelShape, compute: int) -> float:
+def _method_bytes(spec: RunSpec, shape: ModelShape, compute: int, on_cpu: bool) -> float:
     method = spec.method
     if isinstance(method, LoraSpec):
-        return _lora_bytes(method, shape, compute)
+        fused = on_cpu and spec.quantization == "none" and not method.dropout and not method.dora
+        return _lora_bytes(method, shape, compute, fused or compute == 4)
     if isinstance(method, AdapterSpec):
         inner = bottleneck_size(method, shape.hidden) * (1 if method.activation == "relu" else 2)
         each = compute * (shape.hidden + inner) + (4 * inner if method.dropout else 0)
@@ -167,18 +174,18 @@ def _method_bytes(spec: RunSpec, shape: ModelShape, compute: int) -> float:
     return 0.0
 
 
-def _lora_bytes(method: LoraSpec, shape: ModelShape, compute: int) -> float:
-    """Each adapted layer keeps its own 16-bit copy of its input; in fp32 layers that read the same input share it."""
+def _lora_bytes(method: LoraSpec, shape: ModelShape, compute: int, shared: bool) -> float:
+    """Each adapted layer keeps its own 16-bit copy of its input; in fp32, and fused on a CPU, layers that read one input share it."""
     targets = list(find_targets(method, shape))
     total = 0.0
     for target in targets:
         linear = target.linear
         total += compute * target.rank
-        total += compute * linear.in_features if compute == 2 or method.dropout else 0
+        total += compute * linear.in_features if not shared or method.dropout else 0
         total += 4 * linear.in_features if method.dropout else 0
         total += 2 * compute * linear.out_features if method.dora else 0
-    if compute == 4 and not method.dropout:
-        total += 4 * len({target.layer for target in targets}) * _shared_inputs({target.linear for target in targets})
+    if shared and not method.dropout:
+        total += compute * len({target.layer for target in targets}) * _shared_inputs({target.linear for target in targets})
     return total / shape.layers
 
 
@@ -189,7 +196,7 @@ def _shared_inputs(linears: Iterable[LinearShape]) -> int:
     for linear in linears:
         output_of_attention = linear.is_attention and linear.short_name in ("o_proj", "out_proj", "c_proj")
         kind = "attention" if linear.is_attention else "mlp" if linear.short_name in first else "down"
-        groups["out" if output_of_attention else kind] = 0 if output_of_attention else linear.in_features
+        groups["out" if output_of_attention else kind] = linear.in_features
     return sum(groups.values())
 
 

@@ -3,7 +3,7 @@
     python tests/benchmarks/plan_memory.py [--json] [--only NAME ...]
 
 Each case is a real `python -m studio.train` of a few steps in a home of its own, padded to the full length so that every batch is as
-large as the plan assumes. Measured is the run's own record (result.json, resident memory while training). The last line says the worst
+large as the plan assumes. Measured is the kernel's own record of the process's peak resident memory. The last line says the worst
 and the median error; --json prints everything as one line. Memory hardly depends on what else runs here.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -61,10 +62,12 @@ def measure(name: str, data: dict[str, Any], home: StudioHome) -> dict[str, Any]
     paths.folder.mkdir(parents=True)
     write_json(paths.spec, spec.to_json())
     command = [sys.executable, "-m", "studio.train", str(paths.folder)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    measured = (read_json(paths.result) or {}).get("peak_memory_bytes", 0)
-    if not measured:
-        raise SystemExit(f"{name} did not train: {done.stdout[-1000:]}{done.stderr[-1000:]}")
+    with paths.log.open("w") as log:
+        child = subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT)
+        _, _, usage = os.wait4(child.pid, 0)
+    if (read_json(paths.result) or {}).get("status") != "finished":
+        raise SystemExit(f"{name} did not train: {paths.log.read_text()[-1000:]}")
+    measured = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {"case": name, "planned_bytes": planned, "measured_bytes": measured, "error": planned / measured - 1}
 
 
