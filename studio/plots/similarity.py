@@ -43,8 +43,10 @@ def similarity_figure(info: SimilarityInfo) -> go.Figure:
     figure.update_layout(base.to_plotly_json())
     bar = {"thickness": 12, "title": {"text": "φ"}, "outlinewidth": 0}
     figure.update_layout(coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": bar})
-    figure.update_xaxes(title_text=f"j, {_cut(info.second)}", showgrid=False, zeroline=False, dtick=_tick(len(columns)))
-    figure.update_yaxes(autorange="reversed", showgrid=False, zeroline=False, dtick=_tick(len(rows)))
+    figure.update_xaxes(
+        title_text=f"j, {_cut(info.second)}", showgrid=False, zeroline=False, showline=False, ticks="", dtick=_tick(len(columns))
+    )
+    figure.update_yaxes(autorange="reversed", showgrid=False, zeroline=False, ticks="", dtick=_tick(len(rows)))
     figure.update_yaxes(title_text=f"i, {_cut(info.first)}", col=1)
     figure.update_annotations(font_size=13)
     return figure

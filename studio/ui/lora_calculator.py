@@ -16,7 +16,7 @@ from studio.ui.studio import Studio
 
 LECTURE = (512, 1024, 50)
 LECTURE_PRINTED = 5_242_880
-INSTANT: dict[str, Any] = {"show_progress": "hidden", "queue": False}
+INSTANT: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": 8, "concurrency_id": "by-hand"}
 MODEL_RANK = 8
 
 

@@ -6,6 +6,7 @@ import base64
 import functools
 import struct
 import zlib
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -16,6 +17,7 @@ from studio.ui.guard import guarded
 
 HEIGHT, WIDTH = 180, 270
 START = 8
+INSTANT: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": 8, "concurrency_id": "by-hand"}
 
 
 def build(tab: gr.Tab) -> None:
@@ -25,8 +27,8 @@ def build(tab: gr.Tab) -> None:
                              info="Each of the three colours keeps this many directions.")  # fmt: skip
         with gr.Column(scale=9, min_width=340):
             shown = gr.HTML("", padding=False, elem_id="low-rank-picture")
-    tab.select(guarded(picture_html), rank, shown, show_progress="hidden", queue=False)
-    rank.input(guarded(picture_html), rank, shown, trigger_mode="always_last", show_progress="hidden", queue=False)
+    tab.select(guarded(picture_html), rank, shown, **INSTANT)
+    rank.input(guarded(picture_html), rank, shown, trigger_mode="always_last", **INSTANT)
 
 
 def picture_html(rank: float) -> str:

@@ -26,8 +26,8 @@ def build() -> None:
                 go = gr.Button("Walk through", variant="primary", elem_id="hand-go")
                 preset = gr.Button("The lecture's weights")
         with gr.Column(scale=9, min_width=340):
-            steps = gr.HTML(lambda: walk_html(LECTURE, "nf4"), padding=False, elem_id="hand-steps")
-    options: dict[str, Any] = {"show_progress": "hidden", "queue": False}
+            steps = gr.HTML(walk_html(LECTURE, "nf4"), padding=False, elem_id="hand-steps")
+    options: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": 8, "concurrency_id": "by-hand"}
     gr.on([go.click, weights.submit, book.input], guarded(walk_html), [weights, book], steps, **options)
     preset.click(lambda: LECTURE, None, weights, **options).then(guarded(walk_html), [weights, book], steps, **options)
 

@@ -119,15 +119,16 @@ def _wire(studio: Studio, tab: gr.Tab, choice: Choice, measure: gr.Button, widge
             redrawn(studio, (model, block_size, double_quant), kind, picked) if picked else [gr.skip()] * (1 + len(widgets.module_outputs))
         )
 
-    def click(model: str, block_size: int, double_quant: bool, kind: str, picked: str) -> list[Any]:
-        return module_values(studio, (model, block_size, double_quant), kind, picked)
+    def click(event: gr.EventData, model: str, block_size: int, double_quant: bool, kind: str) -> list[Any]:
+        picked = heat_map.picked(event)
+        return [picked, *module_values(studio, (model, block_size, double_quant), kind, picked)]
 
     outputs = [*widgets.outputs, choice.module]
     tab.select(guarded(first_look), choice.widgets, outputs, **QUIET)
     measure.click(guarded(run), choice.widgets, outputs, **QUIET)
     gr.on([choice.block_size.input, choice.double_quant.input], guarded(run), choice.widgets, outputs, **QUIET)
     choice.kind.input(guarded(other_kind), choice.widgets, [widgets.heat, *widgets.module_outputs], **QUIET)
-    widgets.heat.submit(heat_map.picked, None, choice.module, **QUIET).then(guarded(click), choice.widgets, widgets.module_outputs, **QUIET)
+    widgets.heat.submit(guarded(click), choice.widgets[:4], [choice.module, *widgets.module_outputs], **QUIET)
 
 
 Settings = tuple[str, int, bool]

@@ -100,6 +100,12 @@ def _wire(studio: Studio, tab: gr.Tab, choice: Choice, widgets: Widgets) -> None
     def redraw(adapter: str, step: float, measure: str, picked: str) -> list[Any]:
         return shown(studio, view.Look(adapter, int(step), measure, picked))
 
+    def click(event: gr.EventData, adapter: str, step: float) -> list[Any]:
+        picked = heat_map.picked(event)
+        report = report_at(studio, adapter, int(step))
+        module = view.find_module(report, picked)
+        return [picked, view.module_html(module), *view.spectrum_values(report, module), ""]
+
     def inside(adapter: str, picked: str) -> str:
         layer, module = heat_map.split_picked(picked)
         stated = studio.analysis.call("spectrum", adapter=adapter)["base_model"]
@@ -110,7 +116,8 @@ def _wire(studio: Studio, tab: gr.Tab, choice: Choice, widgets: Widgets) -> None
     tab.select(guarded(open_tab), choice.widgets, [choice.adapter, *opened_outputs], **QUIET)
     choice.adapter.input(guarded(choose), [choice.adapter, choice.measure], opened_outputs, **QUIET)
     gr.on([choice.step.input, choice.measure.input], guarded(redraw), choice.widgets, widgets.outputs, trigger_mode="always_last", **QUIET)
-    widgets.heat.submit(heat_map.picked, None, choice.module, **QUIET).then(guarded(redraw), choice.widgets, widgets.outputs, **QUIET)
+    clicked = [choice.module, widgets.module, *widgets.spectrum.outputs, widgets.inside]
+    widgets.heat.submit(guarded(click), [choice.adapter, choice.step], clicked, **QUIET)
     widgets.ask.click(guarded(inside), [choice.adapter, choice.module], widgets.inside, concurrency_limit=4, concurrency_id="analysis")
 
 
@@ -143,11 +150,14 @@ def shown(studio: Studio, look: view.Look) -> list[Any]:
     """Values of Widgets.outputs at a step; at the last kept step the final adapter itself."""
     if not look.adapter or not look.picked:
         return [gr.skip()] * 10
-    report = measured(studio, look.adapter)
+    return view.values(report_at(studio, look.adapter, look.step), look.measure, look.picked)
+
+
+def report_at(studio: Studio, adapter: str, step: int) -> dict[str, Any]:
+    """The report on the snapshot nearest to `step`, or on the final adapter at or after the last one."""
+    report = measured(studio, adapter)
     steps = [point["step"] for point in report["growth"]]
-    if len(steps) > 1 and look.step < steps[-1]:
-        report = measured(studio, look.adapter, look.step)
-    return view.values(report, look.measure, look.picked)
+    return measured(studio, adapter, step) if len(steps) > 1 and step < steps[-1] else report
 
 
 def blank(summary: str) -> list[Any]:

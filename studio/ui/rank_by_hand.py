@@ -14,7 +14,7 @@ from studio.ui.studio import Studio
 
 LECTURE = "1 2 3\n2 4 6\n1 1 1"
 OUTPUTS, INPUTS, RANK = 100, 64, 10
-INSTANT: dict[str, Any] = {"show_progress": "hidden", "queue": False}
+INSTANT: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": 8, "concurrency_id": "by-hand"}
 
 
 def build(studio: Studio, tab: gr.Tab) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -40,12 +41,17 @@ def first_module(report: dict[str, Any]) -> str:
 
 def values(report: dict[str, Any], measure: str, picked: str) -> list[Any]:
     """Values of rank.Widgets.outputs."""
-    name = heat_map.split_picked(picked)[1]
-    module = next((item for item in report["modules"] if item["name"] == name), report["modules"][0])
+    module = find_module(report, picked)
     return [
         heat(report, measure, module["name"]), summary_html(report), module_html(module), *spectrum_values(report, module),
         *growth_values(report), "", gr.update(visible=True),
     ]  # fmt: skip
+
+
+def find_module(report: dict[str, Any], picked: str) -> dict[str, Any]:
+    """The module chosen in the heat map; the first where another adapter does not change it."""
+    name = heat_map.split_picked(picked)[1]
+    return next((item for item in report["modules"] if item["name"] == name), report["modules"][0])
 
 
 def heat(report: dict[str, Any], measure: str, chosen: str) -> str:
@@ -84,7 +90,7 @@ def summary_html(report: dict[str, Any]) -> str:
         "This is DoRA, which also rescales each row of the base: the values are those of s B A. Compare with the base for its whole change."
     )
     return (
-        markup.heading("", f"What {report['title']} learned{where}", f"On {report['base_model']}.") + markup.stats(cells) + notes
+        markup.heading("", f"What {report['title']} learned{where}", f"On {Path(report['base_model']).name}.") + markup.stats(cells) + notes
         + (markup.notice(dora, "warn") if report["dora"] else "")
     )  # fmt: skip
 
@@ -118,6 +124,12 @@ def growth_values(report: dict[str, Any]) -> list[Any]:
     return figure.filled("growth", plots.growth_figure(info), "Growth over training.", sentence, table)
 
 
+def _amplified(factor: float) -> str:
+    if factor < 1:
+        return "Below 1 the base is still louder there than the update: a short training, or directions that the base uses already."
+    return "Above 1 the update is louder there than the base: it brings out what the base barely uses. (The LoRA paper: 21.5 at rank 4.)"
+
+
 def inside_html(report: dict[str, Any], base: str) -> str:
     """Amplification and intruder dimensions of one module on its base."""
     item, intruders, dora = report["amplification"], report["intruders"], report["dora_delta"]
@@ -130,9 +142,8 @@ def inside_html(report: dict[str, Any], base: str) -> str:
         factor = "The update is zero, so it amplifies nothing."
     else:
         factor = (
-            f"The update has size {item['update_norm']:.4g}; in its directions the base has only {item['projected_by_update']:.4g} of its "
-            f"{item['weight_norm']:.4g}. It amplifies what the base barely uses by {item['factor']:.3g} ×. "
-            "(The LoRA paper measured 21.5 × at rank 4 on GPT-3.)"
+            f"The update has size {item['update_norm']:.4g}; in its directions the base has {item['projected_by_update']:.4g} of its "
+            f"{item['weight_norm']:.4g}: a ratio of {item['factor']:.3g}. {_amplified(item['factor'])}"
         )
     cells = [
         markup.stat("Amplification", "–" if item["factor"] is None else f"{item['factor']:.3g} ×"),
