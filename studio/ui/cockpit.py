@@ -10,8 +10,9 @@ from studio.core.paths import RunPaths
 from studio.core.records import RunResult, RunStatus, StepRecord
 from studio.core.spec import RunSpec
 from studio.core.units import show_bytes, show_count, show_duration, show_share
-from studio.jobs.store import RunRecord, RunSummary
+from studio.jobs.store import RunRecord
 from studio.ui import markup
+from studio.ui.runs_advice import find_warnings, planned_memory_note
 
 FAMILY_TITLES = {"lora": "LoRA", "qlora": "QLoRA", "adapter": "Adapter", "prefix": "Prefix"}
 STATUS_WORDS = {
@@ -31,39 +32,35 @@ def chip(status: RunStatus) -> str:
     return f'<span class="chip {status.value}">{STATUS_WORDS[status]}</span>'
 
 
-def list_html(runs: Sequence[RunSummary], selected: str) -> str:
-    """Every run as a row to press, newest first."""
-    if not runs:
-        return markup.empty("No runs yet", "Press Train on the Train tab.")
-    rows = "".join(_row(run, run.id == selected) for run in runs)
-    return f'<div class="run-list" role="list">{rows}</div>'
+def header_html(record: RunRecord, records: Sequence[StepRecord], place: tuple[int, int] | None = None) -> str:
+    """Name, status, progress with the time left, what the curve warns of, and the run's figures.
 
-
-def _row(run: RunSummary, selected: bool) -> str:
-    change = ""
-    if run.eval_loss_before and run.eval_loss_after is not None:
-        change = f"{run.eval_loss_after:.3f} <small>({100 * (run.eval_loss_after / run.eval_loss_before - 1):+.0f} %)</small>"
-    elif run.total_steps and run.status.is_active:
-        change = f"{100 * run.steps / run.total_steps:.0f} %"
-    facts = f"{FAMILY_TITLES.get(run.family, run.family)} · {run.created:%d %b %H:%M}"
-    return (
-        f'<button class="run-row{" selected" if selected else ""}" data-run="{markup.escape(run.id)}" '
-        f'aria-pressed="{str(selected).lower()}">'
-        f"<span><b>{markup.escape(run.name)}</b><small>{markup.escape(facts)}</small></span>"
-        f'<span class="right">{chip(run.status)}<em>{change}</em></span>{markup.sparkline(run.sparkline, 72, 26)}</button>'
-    )
-
-
-def header_html(record: RunRecord, records: Sequence[StepRecord]) -> str:
-    """Name, status, progress with the time left, and the run's figures."""
+    `place`: a waiting run's number in the queue, from 1, and how many wait.
+    """
     spec = record.spec
     facts = " · ".join([FAMILY_TITLES[spec.method.family], _last_part(spec.model.id), _last_part(spec.data.source)])
     title = f'<div class="run-title"><h2>{markup.escape(record.name)}</h2>{chip(record.status)}<small>{markup.escape(facts)}</small></div>'
     help_text = STATUS_HELP.get(record.status, "")
+    if place:
+        help_text = f"Number {place[0]} of {place[1]} that wait. " + ("It starts next." if place[0] == 1 else help_text)
     body = _failure(record.result) + (markup.notice(help_text, "warn" if record.status is RunStatus.LOST else "info") if help_text else "")
     if record.status.is_active:
         body += _progress(record, records)
-    return title + body + _figures(record, records)
+    return title + _tags(record) + body + warnings_html(record, records) + _figures(record, records)
+
+
+def _tags(record: RunRecord) -> str:
+    tags = "".join(f"<i>{markup.escape(tag)}</i>" for tag in record.notes.tags)
+    text = f"<p>{markup.escape(record.notes.text)}</p>" if record.notes.text else ""
+    return f'<div class="run-notes">{tags}{text}</div>' if tags or text else ""
+
+
+def warnings_html(record: RunRecord, records: Sequence[StepRecord]) -> str:
+    """What the curve warns of, each with its advice. A run that failed has said so itself."""
+    if record.status in (RunStatus.FAILED, RunStatus.QUEUED):
+        return ""
+    found = find_warnings(records, record.progress.total_steps, record.spec.learning_rate)
+    return "".join(markup.notice(f"{warning.text}\n{warning.advice}", "warn", warning.title) for warning in found)
 
 
 def _progress(record: RunRecord, records: Sequence[StepRecord]) -> str:
@@ -114,7 +111,8 @@ def _figures(record: RunRecord, records: Sequence[StepRecord]) -> str:
     peak = max(memory, result.peak_memory_bytes if result else 0)
     if peak:
         planned = plan.get("memory_bytes")
-        cells.append(markup.stat("peak memory", show_bytes(peak), f"{show_bytes(planned)} planned" if planned else ""))
+        note = f"{show_bytes(planned)} planned ({planned_memory_note(planned, peak)})" if planned else ""
+        cells.append(markup.stat("peak memory", show_bytes(peak), note))
     seconds = result.seconds if result and result.seconds else (records[-1].seconds if records else 0)
     if seconds:
         cells.append(markup.stat("time", show_duration(seconds), f"{records[-1].tokens:,} tokens" if records else ""))

@@ -1,36 +1,36 @@
-"""The Runs tab: every run on the left, one run's cockpit on the right, live or long over.
+"""The Runs tab: every run on the left; on the right one run's cockpit, live or long over, or several runs compared.
 
-The page remembers only which run is looked at. A timer asks the cheapest question there is (sizes and times of the run's files); when
+The page remembers only what is looked at, in hidden boxes. A timer asks the cheapest question there is (sizes and times of files); when
 nothing moved it changes nothing. So any number of pages watch the same run, and a reload or a restarted studio shows it again.
 """
 
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import gradio as gr
 
-from studio.core.errors import RunNotFound
+from studio.core.errors import RunError, RunNotFound
 from studio.core.paths import RunPaths
 from studio.core.records import RunStatus
-from studio.jobs import runner, store
+from studio.jobs import store
 from studio.jobs.metrics import metric_table
-from studio.jobs.notes import delete_run
+from studio.jobs.queue import waiting_runs
+from studio.plots.compare import compare_figure, compare_info
 from studio.plots.loss import loss_figure, loss_info
+from studio.plots.pareto import pareto_figure, pareto_info
 from studio.plots.vitals import vitals_figure, vitals_info
-from studio.ui import cockpit, markup
+from studio.ui import cockpit, markup, runs_actions, runs_compare, runs_forms, runs_list
 from studio.ui.guard import guarded
+from studio.ui.runs_widgets import QUIET, Buttons, Cockpit, Comparison, build_cockpit, build_comparison, build_list
 from studio.ui.studio import Studio
 
 POINTS = 1200
-ROW_CLICK = """
-element.addEventListener('click', event => {
-  const row = event.target.closest('[data-run]');
-  if (row) { props.value = {...props.value, picked: row.dataset.run}; trigger('submit', {run: row.dataset.run}); }
-});
-"""
+VITALS_POINTS = 400
+COMPARED_POINTS = 600
 
 
 class RunsTab(NamedTuple):
@@ -45,97 +45,102 @@ class RunsTab(NamedTuple):
     """Draw the run now selected after an event has changed which it is, and remember it."""
 
 
-class Cockpit(NamedTuple):
-    """The widgets that show one run, in the order `show` fills them."""
-
-    header: gr.HTML
-    stop: gr.Button
-    cancel: gr.Button
-    resume: gr.Button
-    again: gr.Button
-    play: gr.Button
-    delete: gr.Button
-    loss: gr.Plot
-    vitals: gr.Plot
-    samples: gr.HTML
-    details: gr.HTML
-    log: gr.Textbox
-
-
 def build(studio: Studio) -> RunsTab:
-    # Hidden boxes, not gr.State: a State keeps a connection open for as long as the page lives.
-    selected = gr.Textbox("", visible="hidden", label="run looked at", elem_id="selected-run")
-    seen = gr.Textbox("", visible="hidden", label="state last drawn")
     remembered = gr.BrowserState("", storage_key="peft-studio-run", secret="peft-studio")
     with gr.Row(elem_classes="two-columns", equal_height=False):
-        with gr.Column(scale=3, min_width=280):
-            listing = gr.HTML(
-                {"rows": "", "picked": ""}, html_template="${value.rows}", js_on_load=ROW_CLICK, elem_id="run-list", padding=False
-            )
+        with gr.Column(scale=4, min_width=300):
+            view, listing, trash = build_list()
         with gr.Column(scale=9, min_width=360):
-            widgets, smoothing, log_scale = _cockpit_widgets()
+            with gr.Column() as single:
+                (buttons, confirm), shown, forms = build_cockpit()
+            with gr.Column(visible=False) as several:
+                comparison = build_comparison()
     timer = gr.Timer(1.0, active=False)
-    view = [selected, seen, smoothing, log_scale]
-    outputs = [seen, listing, *widgets]
+    inputs = [view.selected, view.compared, view.query, view.rows, view.seen, view.seen_list, shown.smoothing, shown.log_scale,
+              comparison.cost]  # fmt: skip
+    outputs = [view.seen, view.seen_list, listing, single, several, *buttons, *shown.drawn, *comparison.drawn]
 
-    def refresh(run_id: str, was: str, weight: float, logarithmic: bool) -> Any:
-        now = signature(studio, run_id)
-        return gr.skip() if now == was else [now, *show(studio, run_id, weight, logarithmic)]
+    def refresh(*values: Any) -> list[Any]:
+        return draw(studio, Looked(*values))
 
-    def redraw(run_id: str, was: str, weight: float, logarithmic: bool) -> Any:
-        return [signature(studio, run_id), *show(studio, run_id, weight, logarithmic)]
-
-    quiet = {"show_progress": "hidden", "concurrency_limit": 8, "concurrency_id": "runs"}
+    def redraw(*values: Any) -> list[Any]:
+        return draw(studio, Looked(*values)._replace(seen="", seen_list=""))
 
     def follow(event: Any) -> None:
-        event.then(guarded(redraw), view, outputs, **quiet).then(lambda run_id: run_id, selected, remembered, **quiet)
+        drawn = event.then(guarded(redraw), inputs, outputs, **QUIET)
+        drawn.then(guarded(lambda run_id: runs_forms.fill(studio, run_id)), view.selected, runs_forms.filled(forms), **QUIET)
+        drawn.then(lambda run_id: run_id, view.selected, remembered, **QUIET)
 
-    timer.tick(guarded(refresh), view, outputs, show_progress="hidden", queue=False)
-    gr.on([smoothing.release, log_scale.input], guarded(redraw), view, outputs, **quiet)
-    follow(listing.submit(pick, None, selected, **quiet))
-    for event in _wire_buttons(studio, widgets, selected):
+    timer.tick(guarded(refresh), inputs, outputs, show_progress="hidden", queue=False)
+    gr.on([shown.smoothing.release, shown.log_scale.input, comparison.cost.input, view.query.input], guarded(redraw), inputs, outputs,
+          trigger_mode="always_last", **QUIET)  # fmt: skip
+    follow(listing.submit(pick, [view.selected, view.compared, view.rows], [view.selected, view.compared, view.rows], **QUIET))
+    for event in [
+        *runs_actions.wire(studio, buttons, confirm, view.selected, view.compared),
+        *runs_actions.wire_trash(studio, trash, view.selected),
+        *runs_forms.wire(studio, forms, view.selected),
+    ]:
         follow(event)
-    return RunsTab(selected, remembered, widgets.again, widgets.play, timer, follow)
+    return RunsTab(view.selected, remembered, buttons.again, buttons.play, timer, follow)
 
 
-def pick(event: gr.EventData) -> str:
-    """The run whose row was pressed."""
-    return str(event._data.get("run", ""))
+class Looked(NamedTuple):
+    """What a page looks at, and what it has drawn last."""
+
+    selected: str
+    compared: str = ""
+    query: str = ""
+    rows: float = runs_list.PAGE
+    seen: str = ""
+    seen_list: str = ""
+    smoothing: float = 0.9
+    log_scale: bool = False
+    cost: str = "parameters"
 
 
-def _cockpit_widgets() -> tuple[Cockpit, gr.Slider, gr.Checkbox]:
-    header = gr.HTML("", elem_id="run-header", padding=False)
-    with gr.Row(elem_classes="actions"):
-        stop = gr.Button("Stop & save", size="sm", visible=False, elem_id="stop-button")
-        cancel = gr.Button("Cancel", size="sm", variant="stop", visible=False, elem_id="cancel-button")
-        resume = gr.Button("Resume", size="sm", visible=False, elem_id="resume-button")
-        play = gr.Button("Open in Playground", size="sm", visible=False, variant="primary", elem_id="play-button")
-        again = gr.Button("Train again with changes", size="sm", visible=False, elem_id="again-button")
-        delete = gr.Button("Delete", size="sm", visible=False, elem_id="delete-button")
-    loss = gr.Plot(show_label=False, container=False, elem_id="loss-plot", visible=False)
-    with gr.Row(elem_classes="plot-options"):
-        smoothing = gr.Slider(0, 0.99, value=0.9, step=0.01, label="Smoothing", container=True, min_width=160)
-        log_scale = gr.Checkbox(False, label="Logarithmic", min_width=120)
-    vitals = gr.Plot(show_label=False, container=False, elem_id="vitals-plot", visible=False)
-    samples = gr.HTML("", elem_id="samples", padding=False)
-    with gr.Accordion("Settings and surroundings", open=False):
-        details = gr.HTML("", padding=False)
-    with gr.Accordion("Log", open=False):
-        log = gr.Textbox(show_label=False, label="Log", lines=12, max_lines=12, interactive=False, buttons=["copy"], elem_classes="log")
-    return Cockpit(header, stop, cancel, resume, again, play, delete, loss, vitals, samples, details, log), smoothing, log_scale
+def pick(event: gr.EventData, selected: str, compared: str, rows: float) -> tuple[str, str, float]:
+    """What a press in the list means: look at a run, tick one to compare it, untick all, show more."""
+    pressed = event._data
+    if pressed.get("more"):
+        return selected, compared, rows + runs_list.PAGE
+    if pressed.get("clear"):
+        return selected, "", rows
+    if pressed.get("compare"):
+        return selected, runs_list.toggle(compared, str(pressed["compare"])), rows
+    return str(pressed.get("run", "")), "", rows
+
+
+def draw(studio: Studio, looked: Looked) -> list[Any]:
+    """Values of all drawn widgets: those of the list, of one run, of several; gr.skip() for what has not changed."""
+    runs = store.list_runs(studio.home)
+    several = [run_id for run_id in runs_list.read_ids(looked.compared) if any(run.id == run_id for run in runs)]
+    rows = runs_list.list_html(runs, looked.selected, several, looked.query or "", int(looked.rows or runs_list.PAGE))
+    seen_list = f"{zlib.crc32(rows.encode()):x}"
+    listing = gr.skip() if seen_list == looked.seen_list else {"rows": rows, "picked": looked.selected}
+    compares = len(several) >= 2
+    seen = "|".join(signature(studio, run_id) for run_id in (several if compares else [looked.selected])) + f"|{len(runs) > 0}"
+    if seen == looked.seen:
+        body: list[Any] = [gr.skip()] * (2 + len(Buttons._fields) + Cockpit.DRAWN + Comparison.DRAWN)
+    elif compares:
+        body = [gr.update(visible=False), gr.update(visible=True), *[gr.skip()] * (len(Buttons._fields) + Cockpit.DRAWN),
+                *compare(studio, several, looked)]  # fmt: skip
+    else:
+        body = [gr.update(visible=True), gr.update(visible=False), *show(studio, looked, bool(runs)), *[gr.skip()] * Comparison.DRAWN]
+    return [seen, seen_list, listing, *body]
 
 
 def signature(studio: Studio, run_id: str) -> str:
-    """Changes whenever anything the tab shows may have changed; costs a few stat calls."""
+    """Changes whenever anything the cockpit shows of a run may have changed; costs a few stat calls."""
     parts = [run_id]
     if run_id:
         paths = RunPaths(studio.home.runs / run_id)
-        files = (paths.metrics, paths.progress, paths.result, paths.samples, paths.stop, paths.process, paths.notes)
+        files = (paths.metrics, paths.progress, paths.result, paths.samples, paths.stop, paths.process, paths.notes, paths.log)
         parts += [_stamp(path) for path in files]
-        parts.append(store.read_status(paths).value if paths.spec.exists() else "gone")
-    parts.append(_stamp(studio.home.runs))
-    parts += [f"{run.id}{run.status.value}{run.steps}" for run in store.list_runs(studio.home) if not run.status.is_over]
-    return "|".join(parts)
+        status = store.read_status(paths).value if paths.spec.exists() else "gone"
+        parts.append(status)
+        if status == "queued":
+            parts += [waiting.id for waiting in waiting_runs(studio.home)]
+    return "/".join(parts)
 
 
 def _stamp(path: os.PathLike[str]) -> str:
@@ -146,38 +151,31 @@ def _stamp(path: os.PathLike[str]) -> str:
     return f"{state.st_size}.{state.st_mtime_ns}"
 
 
-def show(studio: Studio, run_id: str, smoothing: float, logarithmic: bool) -> list[Any]:
-    """Values of the list and of every cockpit widget."""
-    runs = store.list_runs(studio.home)
-    listing = {"rows": cockpit.list_html(runs, run_id), "picked": run_id}
+def show(studio: Studio, looked: Looked, any_runs: bool) -> list[Any]:
+    """Values of the buttons and of every widget of the cockpit."""
     try:
-        record = store.read_run(studio.home, run_id) if run_id else None
+        record = store.read_run(studio.home, looked.selected) if looked.selected else None
     except RunNotFound:
         record = None
+    except RunError as error:
+        return blank(markup.notice(str(error), "bad"))
     if record is None:
-        text = "No runs yet" if not runs else "Pick a run"
-        action = (
-            "Choose a model, a dataset and a method on the Train tab, then press Train."
-            if not runs
-            else "The list shows every run of this home."
-        )
-        return [listing, *blank(markup.empty(text, action))]
-    records = metric_table(record.paths).records(POINTS)
-    status, over = record.status, record.status.is_over
-    usable = (record.paths.adapter / "adapter_config.json").is_file()
-    can_resume = over and any(record.paths.checkpoints.glob("*")) and status is not RunStatus.FINISHED
-    planned = float((record.plan or {}).get("memory_bytes", 0))
+        texts = ("Pick a run", "The list shows every run of this home.") if any_runs else (
+            "No runs yet", "Choose a model, a dataset and a method on the Train tab, then press Train.")  # fmt: skip
+        return blank(markup.empty(*texts))
+    table = metric_table(record.paths)
+    records, revision = table.records(POINTS), looked.selected
+    waiting = [paths.id for paths in waiting_runs(studio.home)] if record.status is RunStatus.QUEUED else []
+    place = (waiting.index(record.id) + 1, len(waiting)) if record.id in waiting else None
+    planned = float((record.plan or {}).get("memory_bytes") or 0)
+    curve = loss_figure(loss_info(records, looked.smoothing), log_scale=looked.log_scale, revision=revision)
+    vitals = vitals_figure(vitals_info(table.records(VITALS_POINTS), planned), revision=revision)
     return [
-        listing,
-        cockpit.header_html(record, records),
-        gr.update(visible=status is RunStatus.RUNNING),
-        gr.update(visible=not over),
-        gr.update(visible=can_resume),
-        gr.update(visible=True),
-        gr.update(visible=usable and over),
-        gr.update(visible=over),
-        gr.update(value=loss_figure(loss_info(records, smoothing), log_scale=logarithmic, revision=run_id), visible=bool(records)),
-        gr.update(value=vitals_figure(vitals_info(records, planned), revision=run_id), visible=bool(records)),
+        *runs_actions.button_updates(record, place),
+        cockpit.header_html(record, records, place),
+        gr.update(value=curve, visible=bool(records)),
+        gr.update(visible=bool(records)),
+        gr.update(value=vitals, visible=bool(records)),
         cockpit.samples_html(record.paths),
         cockpit.details_html(record),
         store.read_log(record.paths),
@@ -186,36 +184,25 @@ def show(studio: Studio, run_id: str, smoothing: float, logarithmic: bool) -> li
 
 def blank(header: str) -> list[Any]:
     """The cockpit with nothing in it."""
-    return [header, *[gr.update(visible=False)] * 8, "", "", ""]
+    hidden = gr.update(visible=False)
+    return [*[hidden] * len(Buttons._fields), header, hidden, hidden, hidden, "", "", ""]
 
 
-def _wire_buttons(studio: Studio, widgets: Cockpit, selected: gr.Textbox) -> list[Any]:
-    """The buttons' events, for the cockpit to be drawn anew after each."""
-
-    def act(action: Callable[[Any, str], Any], told: str) -> Callable[[str], None]:
-        def handler(run_id: str) -> None:
-            action(studio.home, run_id)
-            gr.Info(told, duration=4)
-
-        return guarded(handler)
-
-    def resume(run_id: str) -> None:
-        studio.play.close()
-        runner.resume_run(studio.home, run_id)
-        gr.Info("The run goes on from its last checkpoint.", duration=4)
-
-    def delete(run_id: str) -> str:
-        delete_run(studio.home, run_id)
-        gr.Info("Moved to the trash; `python -m studio restore` brings it back.", duration=6)
-        return ""
-
+def compare(studio: Studio, run_ids: list[str], looked: Looked) -> list[Any]:
+    """Values of every widget of the comparison."""
+    runs = []
+    for run_id in run_ids:
+        try:
+            runs.append(store.read_run(studio.home, run_id))
+        except RunError as error:
+            return [markup.notice(str(error), "bad"), gr.skip(), gr.skip(), ""]
+    curves = compare_info([(run.name, metric_table(run.paths).records(COMPARED_POINTS)) for run in runs], looked.smoothing)
+    info = pareto_info(runs_compare.run_costs(runs), looked.cost)  # type: ignore[arg-type]
     return [
-        widgets.stop.click(act(runner.stop_run, "The run saves its adapter after this step, then ends."), selected, None),
-        widgets.cancel.click(
-            act(runner.cancel_run, "Cancelled. Nothing of the run was kept but its settings and its log."), selected, None
-        ),
-        widgets.resume.click(guarded(resume), selected, None),
-        widgets.delete.click(guarded(delete), selected, selected),
+        runs_compare.comparison_html(runs),
+        compare_figure(curves, log_scale=looked.log_scale, revision=looked.compared),
+        pareto_figure(info, revision=f"{looked.compared} {looked.cost}"),
+        runs_compare.differences_html(runs),
     ]
 
 
