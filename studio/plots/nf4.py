@@ -103,7 +103,8 @@ def codes_figure(info: CodesInfo) -> go.Figure:
 
     if not sum(info.counts):
         return empty_figure("No weight was given a code.", HEIGHT)
-    names = [str(code) for code in info.codes]
+    few = len(info.codes) <= 16
+    names: list[Any] = [str(code) for code in info.codes] if few else list(info.codes)
     figure = new_figure(HEIGHT, hovermode="closest", bargap=0.18, xaxis_title="code", yaxis_title="% of the weights")
     hover = "code %{x}: level %{customdata[0]:.4f}<br>%{y:.3f} % (%{customdata[1]:,} weights)<extra></extra>"
     data = [list(pair) for pair in zip(info.levels, info.counts, strict=True)]
@@ -112,7 +113,7 @@ def codes_figure(info: CodesInfo) -> go.Figure:
         mark = {"symbol": "line-ew", "size": 14, "line": {"width": 2.5, "color": MUTED}}
         hover = "code %{x}: %{y:.3f} % of normal weights<extra></extra>"
         figure.add_trace(go.Scatter(x=names, y=_short(info.ideal), mode="markers", marker=mark, hovertemplate=hover, name="normal weights"))
-    figure.update_xaxes(type="category", nticks=16)
+    figure.update_xaxes(**({"type": "category", "nticks": 16} if few else {"dtick": 32, "tickangle": 0}))
     return figure
 
 

@@ -107,6 +107,7 @@ def _wire(studio: Studio, tab: gr.Tab, choice: Choice, measure: gr.Button, widge
 
     def first_look(model: str, block_size: int, double_quant: bool, kind: str, picked: str) -> Iterator[Any]:
         if picked:
+            yield [gr.skip()] * (1 + len(widgets.outputs))  # a generator that yields nothing would empty every output
             return
         try:
             yield from measured(studio, (model, block_size, double_quant), kind, picked)

@@ -33,18 +33,24 @@ def build(studio: Studio, tab: gr.Tab) -> None:
             verdict = gr.HTML(markup.empty("Nothing compared yet", action), padding=False, elem_id="compare-verdict")
             drawn = figure.build("subspace-similarity")
 
-    def listed(one: str | None, other: str | None) -> list[Any]:
+    def listed(one: str | None, other: str | None, name: str | None, kind: str) -> list[Any]:
         choices = adapter_choice.adapter_choices(studio)
         found = [value for _, value in choices]
         one = one or (found[0] if found else None)
         other = other or next((value for value in found if value != one), None)
-        return [gr.update(choices=choices, value=one), gr.update(choices=choices, value=other)]
+        pair = [gr.update(choices=choices, value=one), gr.update(choices=choices, value=other)]
+        if name or not (one and other):
+            return [*pair, *[gr.skip()] * 4]
+        try:
+            return [*pair, *compared(studio, (one, other), "", kind)]
+        except AnalysisError as error:  # said in the page: the person has pressed nothing yet
+            return [*pair, gr.skip(), markup.empty(error.message, error.hint), *figure.hidden()]
 
     def compare(one: str | None, other: str | None, name: str | None, kind: str) -> list[Any]:
         return compared(studio, (one or "", other or ""), name or "", kind)
 
     inputs, outputs = [first, second, module, kind], [module, verdict, *drawn.outputs]
-    tab.select(guarded(listed), [first, second], [first, second], **QUIET)
+    tab.select(guarded(listed), inputs, [first, second, *outputs], **QUIET)
     go.click(guarded(compare), inputs, outputs, **QUIET)
     gr.on([module.input, kind.input], guarded(compare), inputs, outputs, **QUIET)
 
