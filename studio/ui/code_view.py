@@ -43,7 +43,7 @@ def show_code(code: str, language: str) -> str:
         lexer = get_lexer_by_name(language, stripnl=False, ensurenl=False) if language else PythonLexer(stripnl=False, ensurenl=False)
     except ClassNotFound:
         return show_text(code)
-    return mark_unseen(highlight(code, lexer, _FORMATTER))
+    return mark_unseen(highlight(code, lexer, _FORMATTER).rstrip("\n"))
 
 
 def answer_html(text: str, blocks: list[dict[str, Any]]) -> str:

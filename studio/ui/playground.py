@@ -267,7 +267,8 @@ def connect(studio: Studio, page: gr.Blocks, tabs: gr.Tabs, runs_tab: Any, tab: 
             shown = play_markup.thread_html(Conversation.from_json(kept))
         except PlayError:
             kept, shown = "", play_markup.EMPTY
-        return [kept, shown, gr.update(choices=choices, value=there), settings.get("model") or "starter",
+        prompt = "" if kept else gr.skip()
+        return [kept, shown, prompt, gr.update(choices=choices, value=there), settings.get("model") or "starter",
                 settings.get("quantization") or "none", settings.get("system") or ""]  # fmt: skip
 
     def on_tab(event: gr.SelectData) -> Any:
@@ -277,7 +278,7 @@ def connect(studio: Studio, page: gr.Blocks, tabs: gr.Tabs, runs_tab: Any, tab: 
 
     opened = [form.adapters, form.model, form.quantization, form.kept, form.thread, form.editing, tabs]
     runs_tab.play.click(guarded(open_run), [runs_tab.selected, form.kept], opened, **QUIET)
-    restored = [form.kept, form.thread, form.adapters, form.model, form.quantization, form.system]
+    restored = [form.kept, form.thread, form.prompt, form.adapters, form.model, form.quantization, form.system]
     page.load(restore, tab.remembered, restored, **QUIET)
     tabs.select(on_tab, None, [form.adapters, form.memory], **QUIET)
 

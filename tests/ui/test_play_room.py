@@ -1,0 +1,75 @@
+"""The line before the model: first come first served, one question a page, stopped anywhere; and the idle model put away."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from studio.core.errors import PlayError
+from studio.ui.play_room import PlayRoom
+
+
+class FakeWorker:
+    pid = 1
+    last_used = 0.0
+
+    def close(self):
+        self.pid = None
+
+
+def test_ten_people_are_served_in_the_order_in_which_they_came():
+    room, served, positions = PlayRoom(FakeWorker()), [], {}
+
+    def person(number):
+        with room.stand_in_line(str(number)) as place:
+            came.release()
+            while ahead := room.ahead(place, wait_s=5):
+                positions.setdefault(number, ahead)
+            served.append(number)
+
+    came = threading.Semaphore(0)
+    with room.stand_in_line("first") as first:
+        assert room.ahead(first) == 0
+        people = [threading.Thread(target=person, args=(number,)) for number in range(10)]
+        for one in people:
+            one.start()
+            assert came.acquire(timeout=5)
+        assert room.waiting == 11
+    for one in people:
+        one.join(10)
+    assert served == list(range(10))
+    room.close()
+
+
+def test_a_page_asks_one_question_at_a_time():
+    room = PlayRoom(FakeWorker())
+    with room.stand_in_line("a"), pytest.raises(PlayError, match="already being answered"), room.stand_in_line("a"):
+        pass
+    with room.stand_in_line("a"):
+        pass
+    room.close()
+
+
+def test_a_stopped_question_learns_it_while_it_waits_and_others_do_not():
+    room = PlayRoom(FakeWorker())
+    with room.stand_in_line("a") as first, room.stand_in_line("b") as second, room.stand_in_line("c") as third:
+        assert room.stop("b") and second.stopped.is_set()
+        assert room.ahead(second, wait_s=60) == 1  # at once: it need not wait for its turn any more
+        assert not first.stopped.is_set() and not third.stopped.is_set()
+        assert room.ahead(third, wait_s=0) == 2
+    assert not room.stop("b")
+    room.close()
+
+
+def test_the_model_is_put_away_only_when_nobody_has_asked_for_a_while():
+    worker = FakeWorker()
+    room = PlayRoom(worker, idle_s=1000)
+    worker.last_used = time.monotonic() - 2000
+    with room.stand_in_line("a"):
+        assert not room.put_away_if_idle()
+    assert not room.put_away_if_idle()  # asked just now
+    worker.last_used = time.monotonic() - 2000
+    assert room.put_away_if_idle() and worker.pid is None
+    room.close()
