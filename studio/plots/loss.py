@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from studio.core.records import StepRecord
-from studio.plots.style import EVALUATION, TRAINED, empty_figure, new_figure
+from studio.plots.style import EVALUATION, TRAINED, empty_figure, plain_figure
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -42,24 +42,22 @@ def smooth(values: Sequence[float], weight: float) -> list[float]:
 
 def loss_figure(info: LossInfo, *, log_scale: bool = False, revision: str = "") -> go.Figure:
     """Zoom and hidden traces are kept from one update to the next as long as `revision` is the same."""
-    import plotly.graph_objects as go
-
     if not info.steps and not info.eval_steps:
         return empty_figure("The first step has not been logged yet.", 360)
-    figure = new_figure(360, uirevision=revision, xaxis_title="step", yaxis_title="loss (nats per token)")
+    traces: list[dict[str, Any]] = []
     if info.steps:
-        few = "lines+markers" if len(info.steps) < 2 else "lines"
-        faint, bold = {"color": TRAINED, "width": 1}, {"color": TRAINED, "width": 2.5}
-        figure.add_trace(go.Scatter(x=info.steps, y=shorten(info.loss), name="train", mode=few, line=faint, opacity=0.5, hoverinfo="skip"))
-        figure.add_trace(go.Scatter(x=info.steps, y=shorten(info.smoothed), name="train, smoothed", mode="lines", line=bold))
+        faint = {"mode": "lines+markers" if len(info.steps) < 2 else "lines", "line": {"color": TRAINED, "width": 1}, "opacity": 0.5}
+        traces.append({"x": info.steps, "y": shorten(info.loss), "name": "train", "hoverinfo": "skip", **faint})
+        bold = {"mode": "lines", "line": {"color": TRAINED, "width": 2.5}}
+        traces.append({"x": info.steps, "y": shorten(info.smoothed), "name": "train, smoothed", **bold})
     if info.eval_steps:
-        line = {"color": EVALUATION, "width": 2}
-        figure.add_trace(
-            go.Scatter(x=info.eval_steps, y=shorten(info.eval_loss), name="held out", mode="lines+markers", line=line, marker={"size": 8})
-        )
-    if log_scale:
-        figure.update_yaxes(type="log")
-    return figure
+        marked = {"mode": "lines+markers", "line": {"color": EVALUATION, "width": 2}, "marker": {"size": 8}}
+        traces.append({"x": info.eval_steps, "y": shorten(info.eval_loss), "name": "held out", **marked})
+    axes = {
+        "xaxis": {"title": {"text": "step"}},
+        "yaxis": {"title": {"text": "loss (nats per token)"}, "type": "log" if log_scale else "-"},
+    }
+    return plain_figure([{"type": "scatter", **trace} for trace in traces], 360, uirevision=revision, **axes)
 
 
 def shorten(values: Sequence[float]) -> list[float]:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from studio.core.records import StepRecord
-from studio.plots.style import FROZEN, MUTED, TRAINED, empty_figure, new_figure
+from studio.plots.style import FROZEN, MUTED, TRAINED, empty_figure, plain_figure
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+
+GAP = 0.06
+WIDTH = (1 - 3 * GAP) / 4
+GRID = "rgba(138,147,160,0.22)"
+AXIS = {"zeroline": False, "nticks": 4, "showline": False, "automargin": False}
 
 
 class VitalsInfo(NamedTuple):
@@ -34,24 +40,36 @@ def vitals_info(records: Sequence[StepRecord], planned_bytes: float = 0) -> Vita
 
 def vitals_figure(info: VitalsInfo, *, revision: str = "") -> go.Figure:
     """Four small plots in one figure, so that one update carries them all."""
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
-
     signs = [
         ("learning rate", info.learning_rate, TRAINED), ("gradient norm", info.grad_norm, TRAINED),
         ("tokens / s", info.tokens_per_s, FROZEN), ("memory, GB", info.memory_gb, FROZEN),
     ]  # fmt: skip
     if not any(values for _, values, _ in signs):
         return empty_figure("Nothing measured yet.", 180)
-    figure = make_subplots(1, 4, subplot_titles=[name for name, _, _ in signs], horizontal_spacing=0.06)
-    for column, (name, values, colour) in enumerate(signs, 1):
+    traces, titles = [], []
+    layout: dict[str, Any] = {"showlegend": False, "uirevision": revision, "margin": {"l": 44, "r": 12, "t": 30, "b": 30}}
+    for place, (name, values, colour) in enumerate(signs):
+        left, right = place * (WIDTH + GAP), place * (WIDTH + GAP) + WIDTH
+        number = str(place + 1) if place else ""
         x, y = [step for step, _ in values], [float(f"{value:.4g}") for _, value in values]
-        figure.add_trace(go.Scatter(x=x, y=y, name=name, mode="lines", line={"color": colour, "width": 1.8}), 1, column)
+        traces.append({
+            "type": "scatter", "x": x, "y": y, "name": name, "mode": "lines", "line": {"color": colour, "width": 1.8},
+            "xaxis": f"x{number}", "yaxis": f"y{number}",
+        })  # fmt: skip
+        layout[f"xaxis{number}"] = {**AXIS, "domain": [left, right], "anchor": f"y{number}", "showgrid": False}
+        layout[f"yaxis{number}"] = {**AXIS, "anchor": f"x{number}", "gridcolor": GRID, "rangemode": "tozero"}
+        titles.append(_title(name, (left + right) / 2))
+    layout["annotations"] = titles
     if info.planned_gb:
-        figure.add_hline(y=info.planned_gb, line={"color": MUTED, "dash": "dot"}, annotation_text="planned", row=1, col=4)
-    base = new_figure(190, showlegend=False, uirevision=revision, margin={"l": 44, "r": 12, "t": 30, "b": 30}).layout
-    figure.update_layout(base.to_plotly_json())
-    figure.update_annotations(font_size=12)
-    figure.update_xaxes(showgrid=False, zeroline=False, nticks=4)
-    figure.update_yaxes(gridcolor="rgba(138,147,160,0.22)", zeroline=False, nticks=4, rangemode="tozero")
-    return figure
+        line = {"type": "line", "xref": "x4 domain", "x0": 0, "x1": 1, "yref": "y4", "y0": info.planned_gb, "y1": info.planned_gb}
+        layout["shapes"] = [{**line, "line": {"color": MUTED, "dash": "dot"}}]
+        layout["annotations"] = [*titles, {
+            "text": "planned", "xref": "x4 domain", "x": 1, "xanchor": "right", "yref": "y4", "y": info.planned_gb, "yanchor": "top",
+            "showarrow": False, "font": {"size": 12},
+        }]  # fmt: skip
+    return plain_figure(traces, 190, **layout)
+
+
+def _title(text: str, x: float) -> dict[str, Any]:
+    place = {"xref": "paper", "yref": "paper", "x": x, "y": 1, "xanchor": "center", "yanchor": "bottom"}
+    return {"text": text, "showarrow": False, "font": {"size": 12}, **place}

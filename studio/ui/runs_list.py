@@ -53,7 +53,8 @@ def _row(run: RunSummary, selected: bool, compared: bool) -> str:
     tags = "".join(f"<i>{markup.escape(tag)}</i>" for tag in run.tags[:3])
     return (
         f'<div class="run-line{" selected" if selected else ""}{" compared" if compared else ""}" role="listitem">'
-        f'<input type="checkbox" data-compare="{run_id}" aria-label="compare {name}"{" checked" if compared else ""}>'
+        f'<button class="tick" role="checkbox" aria-checked="{str(compared).lower()}" data-compare="{run_id}" aria-label="compare {name}">'
+        "</button>"
         f'<button class="run-row" data-run="{run_id}" aria-pressed="{str(selected).lower()}">'
         f'<span><b title="{name}">{name}</b><small>{markup.escape(facts)}</small>{tags}</span>'
         f'<span class="right">{chip(run.status)}<em>{_change(run)}</em></span>{markup.sparkline(run.sparkline, 64, 26)}</button></div>'

@@ -48,7 +48,7 @@ class Buttons(NamedTuple):
     again: gr.Button
     methods: gr.Button
     delete: gr.Button
-    confirm: gr.Group
+    confirm: gr.Column
 
 
 class Cockpit(NamedTuple):
@@ -136,7 +136,7 @@ def _build_buttons() -> tuple[Buttons, Confirm]:
         earlier, later = button("Start earlier", "earlier"), button("Start later", "later")
         play, again = button("Open in Playground", "play", variant="primary"), button("Train again with changes", "again")
         methods, delete = button("Compare the four methods", "methods"), button("Delete", "delete")
-    with gr.Group(visible=False, elem_classes="confirm") as confirm:
+    with gr.Column(visible=False, elem_classes="confirm") as confirm:
         gr.HTML(markup.notice("The run moves to the trash, from where it can be taken back.", "warn", "Delete this run?"), padding=False)
         with gr.Row(elem_classes="actions"):
             yes = gr.Button("Delete it", size="sm", variant="stop", elem_id="confirm-delete-button")
