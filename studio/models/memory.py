@@ -35,9 +35,8 @@ _CHUNK_LOGITS = 32 * 1024 * 1024
 _CHUNK_BYTES = 10
 _NEXT_CHUNK_BYTES = 6
 # Gradients of activations and casts in flight while one layer runs backward, in layers' worth of kept activations (fitted on training
-# processes of 0.5 to 4 GB: tests/benchmarks/plan_memory.py).
-_LAYERS_IN_FLIGHT = 5.0
-_LAYERS_IN_FLIGHT_ADAPTER = 8.0
+# processes of 1.4 to 4.1 GB: tests/benchmarks/plan_memory.py).
+_LAYERS_IN_FLIGHT = 2.5
 _PLAIN_ATTENTION_BYTES = 32 * 1024 * 1024
 # Batches of random rows: the one with the most trained-on tokens against the mean.
 _FULLEST_BATCH = 1.3
