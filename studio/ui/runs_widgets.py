@@ -137,7 +137,11 @@ def _build_buttons() -> tuple[Buttons, Confirm]:
         play, again = button("Open in Playground", "play", variant="primary"), button("Train again with changes", "again")
         methods, delete = button("Compare the four methods", "methods"), button("Delete", "delete")
     with gr.Column(visible=False, elem_classes="confirm") as confirm:
-        gr.HTML(markup.notice("The run moves to the trash, from where it can be taken back.", "warn", "Delete this run?"), padding=False)
+        gr.HTML(
+            markup.notice("The run moves to the trash, from where it can be taken back.", "warn", "Delete this run?"),
+            padding=False,
+            elem_classes="flush",
+        )
         with gr.Row(elem_classes="actions"):
             yes = gr.Button("Delete it", size="sm", variant="stop", elem_id="confirm-delete-button")
             no = gr.Button("Keep it", size="sm", elem_id="keep-button")
@@ -146,9 +150,13 @@ def _build_buttons() -> tuple[Buttons, Confirm]:
 
 def build_comparison() -> Comparison:
     header = gr.HTML("", elem_id="comparison", padding=False)
-    gr.HTML(markup.heading("", "Loss", "Lines: training, smoothed. Diamonds: held out."), padding=False)
+    gr.HTML(markup.heading("", "Loss", "Lines: training, smoothed. Diamonds: held out."), padding=False, elem_classes="flush")
     curves = gr.Plot(show_label=False, container=False, elem_id="compare-plot")
-    gr.HTML(markup.heading("", "Quality against cost", "Filled: no other run here is both better and cheaper."), padding=False)
+    gr.HTML(
+        markup.heading("", "Quality against cost", "Filled: no other run here is both better and cheaper."),
+        padding=False,
+        elem_classes="flush",
+    )
     cost = gr.Radio(
         [("Trainable parameters", "parameters"), ("Peak memory", "memory"), ("Time", "time")], value="parameters", label="Cost",
         show_label=False, container=False, elem_classes="cost",
