@@ -116,7 +116,7 @@ def _activations(spec: RunSpec, shape: ModelShape, hardware: Hardware, size: Dat
     each = layer_bytes(spec, shape, compute, length, hardware.device == "cpu") * positions
     layer, in_flight = (
         each + _per_layer(spec, shape, compute),
-        (_LAYERS_IN_FLIGHT_ADAPTER if isinstance(spec.method, AdapterSpec) else _LAYERS_IN_FLIGHT) * each,
+        _LAYERS_IN_FLIGHT * each,
     )
     where = f"{spec.training.batch_size} × {length} positions, {shape.layers} layers"
     if spec.training.gradient_checkpointing:
