@@ -1,0 +1,151 @@
+"""The playground's speed on the starter model, side by side from one run: `python -m tests.benchmarks.playground [--json] [--tokens N]`.
+
+two_panes_vs_one      seconds of base and LoRA (rank 8, all linear layers, random weights) together over seconds of the base alone
+adapter_vs_base       seconds of the adapter alone over the base alone: the part of the above that is the adapter's own
+first_token_vs_plain  time to the first token of both panes over transformers' generate of one token
+streaming_cost        seconds with every token sent as text over seconds without, minus 1
+cancel_ms             from the cancel to the end of computing
+returned              share of the worker's memory that the system has back after unloading
+
+Each ratio is the median over rounds in which its two sides were measured one after the other. No answer ends early: the stop tokens are
+left out, so that every side computes the same number of tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+from studio.core.paths import StudioHome
+from studio.core.spec import ModelSpec, RunSpec
+from studio.jobs.worker import Worker
+from studio.methods import get_method
+from studio.methods.adapters import save_adapter
+from studio.play import engine as engine_module
+from studio.play.engine import Engine, Question
+from studio.play.sampling import Sampling
+
+PROMPT = [{"role": "user", "content": "Write a Python function named `clamp`.\n\nReturn value limited to the range from low to high."}]
+
+
+class EndlessEngine(Engine):
+    """Answers that never end by themselves."""
+
+    def stop_ids(self) -> frozenset[int]:
+        return frozenset()
+
+
+class SilentStream:
+    """In place of the text stream: tokens are counted, never decoded or sent."""
+
+    text = ""
+
+    def __init__(self, tokenizer: object) -> None:
+        pass
+
+    def push(self, token: int) -> str:
+        return ""
+
+    def finish(self) -> str:
+        return ""
+
+
+def make_adapter(engine: Engine, folder: Path) -> Path:
+    """A random LoRA adapter of the quickstart's size; the engine has to load its base anew afterwards."""
+    spec = RunSpec.parse({"method": {"family": "lora", "rank": 8}})
+    tuned = get_method("lora").attach(engine.loaded.model, spec, engine.loaded.tokenizer)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.01)
+    save_adapter(tuned, folder / "adapter", spec)
+    engine.unload()
+    return folder / "adapter"
+
+
+def seconds(engine: Engine, panes: list[str], tokens: int) -> tuple[float, float]:
+    """(whole answer, first token) in seconds."""
+    question = Question(dict.fromkeys(panes, PROMPT), Sampling(max_new_tokens=tokens))
+    began = time.perf_counter()
+    done = engine.answer(question, lambda event, data: None, lambda: False)
+    return time.perf_counter() - began, max(pane["first_token_s"] for pane in done["panes"])
+
+
+def silent_seconds(engine: Engine, tokens: int) -> float:
+    stream, engine_module.TextStream = engine_module.TextStream, SilentStream
+    try:
+        return seconds(engine, ["base"], tokens)[0]
+    finally:
+        engine_module.TextStream = stream
+
+
+def plain_first_token(engine: Engine) -> float:
+    """transformers' own generate, one token of the base."""
+    ids = torch.tensor([engine.encode(PROMPT)])
+    with engine.injection.rows(["base"]), torch.inference_mode():
+        began = time.perf_counter()
+        engine.loaded.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, do_sample=False)
+        return time.perf_counter() - began
+
+
+def cancel_and_return(home: StudioHome, folder: Path) -> tuple[float, float]:
+    """(milliseconds from cancel to the end of computing, share of memory returned) of a worker process."""
+    worker = Worker("studio.play", folder / "play.log", arguments=["--home", str(home.root)])
+    load = {"model": {"id": "starter"}}
+    worker.call("load", **load)
+    stream = worker.stream("generate", panes=["base"], messages=PROMPT, sampling={"max_new_tokens": 2000})
+    for count, event in enumerate(stream):
+        if count > 5 or event.name == "done":
+            break
+    began = time.perf_counter()
+    stream.close()
+    worker.call("render", messages=PROMPT)  # answered only once the cancelled request has ended
+    cancel_ms = 1000 * (time.perf_counter() - began)
+    process = psutil.Process(worker.pid)
+    held = process.memory_info().rss
+    worker.close()
+    left = process.memory_info().rss if process.is_running() and process.status() != psutil.STATUS_ZOMBIE else 0
+    return cancel_ms, 1 - left / held
+
+
+def measure(home: StudioHome, tokens: int, rounds: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as made:
+        engine = EndlessEngine(home)
+        engine.load(ModelSpec(), "none", {})
+        adapter = make_adapter(engine, Path(made))
+        engine.load(ModelSpec(), "none", {"tuned": str(adapter)})
+        seconds(engine, ["base", "tuned"], 8)
+        kept: dict[str, list[float]] = {}
+        for _ in range(rounds):
+            base, _ = seconds(engine, ["base"], tokens)
+            both, first = seconds(engine, ["base", "tuned"], tokens)
+            tuned, _ = seconds(engine, ["tuned"], tokens)
+            found = {
+                "two_panes_vs_one": both / base, "adapter_vs_base": tuned / base, "first_token_vs_plain": first / plain_first_token(engine),
+                "streaming_cost": base / silent_seconds(engine, tokens) - 1, "base_tokens_per_s": tokens / base,
+                "both_tokens_per_s": tokens / both,
+            }  # fmt: skip
+            for name, value in found.items():
+                kept.setdefault(name, []).append(value)
+        cancel_ms, returned = cancel_and_return(home, Path(made))
+    return {name: statistics.median(values) for name, values in kept.items()} | {"cancel_ms": cancel_ms, "returned": returned}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one line")
+    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    found = measure(StudioHome.find(), options.tokens, options.rounds)
+    print(json.dumps(found) if options.json else "\n".join(f"{name:22} {value:8.3f}" for name, value in found.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The OpenAI-compatible endpoint, asked by OpenAI's own client."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import urllib.error
+import urllib.request
+
+import openai
+import pytest
+
+from studio.cli.api import make_server
+from studio.core.errors import RunNotFound
+from studio.core.paths import StudioHome
+from studio.core.spec import RunSpec
+
+ASKED = [{"role": "user", "content": "Count the words."}]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, lively_llama, make_adapter):
+    home = StudioHome.find(tmp_path_factory.mktemp("home"))
+    run = home.runs / "tuned-run"
+    shutil.copytree(make_adapter("lora", 1), run / "adapter")
+    spec = RunSpec.parse({"model": {"id": str(lively_llama), "dtype": "float32"}})
+    (run / "spec.json").write_text(json.dumps(spec.to_json()), encoding="utf-8")
+    server = make_server(home, ["tuned-run"], 0)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.close()
+
+
+@pytest.fixture
+def client(server):
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{server.server_port}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def test_its_models_are_the_base_and_the_run(client):
+    assert [model.id for model in client.models.list()] == ["base", "tuned-run"]
+
+
+def test_the_name_picks_who_answers_and_streaming_says_the_same(client):
+    whole = {}
+    for model in ("base", "tuned-run"):
+        made = client.chat.completions.create(model=model, messages=ASKED, max_tokens=12, temperature=0)
+        whole[model] = made.choices[0].message.content
+        assert made.usage.completion_tokens == 12 and made.choices[0].finish_reason == "length"
+        chunks = list(client.chat.completions.create(model=model, messages=ASKED, max_tokens=12, temperature=0, stream=True))
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole[model]
+        assert chunks[-1].choices[0].finish_reason == "length"
+    assert whole["base"] != whole["tuned-run"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [({"model": "other"}, "no model 'other'"), ({"messages": []}, "prompt is empty"), ({"temperature": -1}, "temperature")],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_cannot_be_answered_is_named(client, asked, named, stream):
+    with pytest.raises(openai.BadRequestError, match=named):
+        client.chat.completions.create(**({"model": "base", "messages": ASKED, "stream": stream} | asked))
+
+
+def test_a_page_in_a_browser_cannot_ask_in_passing(server):
+    """Without a JSON content type, which pages of other sites may not send, nothing is answered."""
+    address = f"http://127.0.0.1:{server.server_port}/v1/chat/completions"
+    body = json.dumps({"model": "base", "messages": ASKED}).encode()
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(address, body, {"Content-Type": "text/plain"}))
+    assert refused.value.code == 400
+
+
+def test_a_run_that_is_not_there_is_named(studio_home):
+    with pytest.raises(RunNotFound):
+        make_server(StudioHome.find(studio_home), ["nowhere"], 0)
