@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from studio.core.errors import StudioError
-from studio.ui import figure, heat_map, markup, nf4_by_hand
+from studio.ui import figure, heat_map, markup, nf4_by_hand, quantization_effect
 from studio.ui import quantization_view as view
 from studio.ui.figure import Figure
 from studio.ui.guard import guarded
@@ -84,6 +84,7 @@ def _model_tab(studio: Studio, tab: gr.Tab) -> None:
                 with gr.Column(min_width=320):
                     absmax = figure.build("block-maxima")
             errors = gr.HTML("", padding=False, elem_id="quantization-errors")
+            quantization_effect.build(studio, [choice.model, choice.block_size, choice.double_quant, choice.module])
     widgets = Widgets(progress, heat, totals, module, weights, codes, absmax, errors)
     _wire(studio, tab, choice, measure, widgets)
 
