@@ -29,11 +29,10 @@ _BITS_4_DOUBLE = 4 + 8 / 64 + 32 / (64 * 256)
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Adam's two moments in fp32, or in 8 bits each with their block constants.
 _OPTIMIZER_BYTES = {"adamw": 8.0, "adamw_8bit": 2.03, "paged_adamw_8bit": 2.03}
-# The frozen head's loss works on this many logits at once (studio.train.loss): fp32 logits, their slope in fp32 and in bf16 meet there;
-# from the second chunk on also what the first one left (measured on the function alone: 10 and 16 bytes per logit).
+# The frozen head's loss works on this many logits at once (studio.train.loss): fp32 logits, their slope in fp32 and in bf16 meet there
+# (measured on the function alone: 10 bytes per logit).
 _CHUNK_LOGITS = 32 * 1024 * 1024
 _CHUNK_BYTES = 10
-_NEXT_CHUNK_BYTES = 6
 # Gradients of activations and casts in flight while one layer runs backward, in layers' worth of kept activations (fitted on training
 # processes of 1.4 to 4.1 GB: tests/benchmarks/plan_memory.py).
 _LAYERS_IN_FLIGHT = 2.5
@@ -215,10 +214,10 @@ def _logits(spec: RunSpec, shape: ModelShape, size: DataSize) -> MemoryPart:
         return MemoryPart("logits", positions * shape.vocabulary * _FULL_LOGITS_BYTES, f"{shape.vocabulary:,} numbers at every position")
     labelled = _most_labelled(spec, size, positions)
     rows = max(1, _CHUNK_LOGITS // shape.vocabulary)
-    at_once, left = min(labelled, rows), min(max(labelled - rows, 0), rows)
+    at_once = min(labelled, rows)
     return MemoryPart(
         "logits",
-        shape.vocabulary * (_CHUNK_BYTES * at_once + _NEXT_CHUNK_BYTES * left),
+        shape.vocabulary * _CHUNK_BYTES * at_once,
         f"{shape.vocabulary:,} numbers at {at_once} of {labelled} trained-on positions at a time",
     )
 

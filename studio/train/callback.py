@@ -6,6 +6,7 @@ Knows Trainer's events and the run's files, and no mathematics. Every line is fl
 from __future__ import annotations
 
 import math
+import sys
 import time
 from typing import Any
 
@@ -54,6 +55,18 @@ def memory_bytes(device: str) -> int:
     return torch.cuda.max_memory_allocated() if device == "cuda" else psutil.Process().memory_info().rss
 
 
+def peak_memory_bytes(device: str) -> int:
+    """The most memory training has held so far: what the plan foretells. The kernel's own mark catches what is freed between two steps."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 class Recorder(TrainerCallback):
     """Writes the run's files. After training it knows what the result needs."""
 
@@ -79,7 +92,7 @@ class Recorder(TrainerCallback):
         self.progress.show("training" if not args.eval_on_start else "evaluating", state.global_step, state.max_steps)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
-        self.peak_memory_bytes = max(self.peak_memory_bytes, memory_bytes(self.engine.material.device))
+        self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory_bytes(self.engine.material.device))
         if self.paths.stop.exists() and state.global_step < state.max_steps:
             self.stopped = True
             control.should_training_stop = control.should_save = control.should_log = True

@@ -103,6 +103,9 @@ class _FrozenHeadLoss(torch.autograd.Function):
             if gradient is not None:
                 slope = torch.softmax(logits, -1).scatter_add_(1, wanted, logits.new_full(wanted.shape, -1.0))
                 gradient[start : start + rows] = slope.to(weight.dtype) @ weight
+                del slope
+            # Freed before the next chunk is computed, not after: two chunks at once are what sets the peak.
+            del logits
         ctx.save_for_backward(gradient)
         return total
 
