@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from studio.core.errors import StudioError
-from studio.ui import adapter_choice, figure, heat_map, markup, rank_by_hand, rank_compare
+from studio.ui import adapter_choice, figure, heat_map, markup, rank_by_hand, rank_compare, rank_sweep
 from studio.ui import rank_view as view
 from studio.ui.figure import Figure
 from studio.ui.guard import guarded
@@ -53,6 +53,8 @@ def build(studio: Studio, tab: gr.Tab) -> None:
             _run_tab(studio, tab)
         with gr.Tab("Compare two", id="rank-compare") as compare:
             rank_compare.build(studio, compare)
+        with gr.Tab("Sweep", id="rank-sweep-tab") as sweep:
+            rank_sweep.build(studio, sweep)
         with gr.Tab("By hand", id="rank-hand") as hand:
             rank_by_hand.build(studio, hand)
 
