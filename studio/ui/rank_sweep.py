@@ -93,7 +93,7 @@ def shown(studio: Studio, run_id: str | None) -> list[Any]:
         text = "A sweep needs at least two finished runs that differ in rank only. Queue one: it takes as long as five such runs."
         return [markup.empty("No sweep to draw yet", text), *figure.hidden()]
     best = min(found, key=lambda point: point.loss)
-    told = f"The lowest held-out loss is {best.loss:.4f}, at r = {best.rank}. One seed each: smaller differences than two seeds make say nothing."
+    told = f"The lowest held-out loss is {best.loss:.4f}, at r = {best.rank}. Differences as small as between two seeds say nothing."
     table = (("rank", "held-out loss", "trainable parameters", "run"), found)
     sentence = "Held-out loss against rank, all else equal. Where the line is flat, more rank buys nothing."
     return [
