@@ -19,6 +19,23 @@ element.addEventListener('click', event => {
   else if (clear) trigger('submit', {clear: true});
   else if (row) trigger('submit', {run: row.dataset.run});
 });
+// Gradio builds a new plot at every update, so uirevision alone keeps no zoom: it is remembered here, by uirevision, and put back.
+const zooms = {};
+const axes = ['xaxis', 'yaxis'];
+const keep = plot => {
+  if (plot.zoomKept || !plot.on || !plot.layout) return;
+  plot.zoomKept = true;
+  const key = `${plot.closest('[id]').id} ${plot.layout.uirevision}`;
+  const zoom = zooms[key];
+  if (zoom) window.Plotly.relayout(plot, zoom);
+  plot.on('plotly_relayout', () => {
+    const found = {};
+    for (const axis of axes) if (plot.layout[axis]?.autorange === false) found[`${axis}.range`] = [...plot.layout[axis].range];
+    if (Object.keys(found).length) zooms[key] = found; else delete zooms[key];
+  });
+};
+new MutationObserver(() => document.querySelectorAll('#loss-plot .js-plotly-plot, #compare-plot .js-plotly-plot').forEach(keep))
+  .observe(document.body, {childList: true, subtree: true});
 """
 
 
