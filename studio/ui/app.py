@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 import gradio as gr
 
@@ -78,8 +79,13 @@ def header_html(studio: Studio) -> str:
     return (
         f'<header class="top">{logo}<div><h1>PEFT Studio</h1><p>Fine-tune with little memory, and see inside.</p></div>'
         f'<p class="machine" title="{markup.escape(title)}">{markup.escape(facts)}<br>'
-        f"<small>{markup.escape(str(studio.home.root))}</small></p></header>"
+        f"<small>{markup.escape(short_path(studio.home.root))}</small></p></header>"
     )
+
+
+def short_path(path: Path) -> str:
+    """The path with the user's own folder as ~."""
+    return f"~/{path.relative_to(Path.home()).as_posix()}" if path.is_relative_to(Path.home()) else str(path)
 
 
 def serve(home: StudioHome, host: str = "127.0.0.1", port: int = 7860, open_browser: bool = True) -> None:
