@@ -215,7 +215,8 @@ def test_a_run_that_dies_is_exit_code_1_with_its_log(spec_file: str, home: Studi
 
 
 WATCH = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background has it ignored
 import studio.cli.train as train
 from studio.__main__ import main
 train.TRAIN_MODULE = "scripted_child"
@@ -242,6 +243,7 @@ def test_ctrl_c_stops_and_saves_and_a_second_one_cancels(
     command.send_signal(signal.SIGINT)
     if times == 2:
         while not paths.stop.exists():
+            assert time.monotonic() < deadline
             time.sleep(0.01)
         time.sleep(0.3)
         command.send_signal(signal.SIGINT)
