@@ -15,6 +15,7 @@ from typing import Any
 
 from studio.core.errors import PlayError
 from studio.methods.adapters import AdapterInfo, check_fits, load_adapter
+from studio.play.mixed_lora import BASE_TAG, can_slice, sliced_rows
 
 BASE = "base"
 STRONGEST = 2.0
@@ -93,14 +94,20 @@ class Injection:
         elif all(name == BASE for name in names):
             with self._peft.disable_adapter():
                 yield
+        elif self.family == "lora" and can_slice(self.base, tags := self._row_tags(names)):
+            with sliced_rows(self.base, tags):
+                yield
         elif len(set(names)) == 1:
             self._peft.set_adapter(self._tags[names[0]])
             self._peft.requires_grad_(False)
             yield
         else:
-            tags = ["__base__" if name == BASE else self._tags[name] for name in names]
-            with self._peft.base_model._enable_peft_forward_hooks(adapter_names=tags):
+            with self._peft.base_model._enable_peft_forward_hooks(adapter_names=self._row_tags(names)):
                 yield
+
+    def _row_tags(self, names: Sequence[str]) -> list[str]:
+        """PEFT's names for the rows of a mixed batch."""
+        return [BASE_TAG if name == BASE else self._tags[name] for name in names]
 
     def set_strength(self, name: str, strength: float) -> None:
         """Scale what a held adapter adds; 1 is as trained, 0 is the base. Raises PlayError where it has no strength to set."""
