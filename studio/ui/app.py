@@ -41,6 +41,9 @@ def build_page(studio: Studio) -> gr.Blocks:
             with gr.Tab("Rank", id="rank") as rank_tab:
                 rank.build(studio, rank_tab)
         _connect(studio, page, tabs, train_tab, runs_tab, playground_tab)
+    # The page's events are no public API (the command line is): describing them would double what every visit loads.
+    for event in page.fns.values():
+        event.api_visibility = "private"
     return page
 
 
