@@ -120,6 +120,8 @@ def test_what_is_typed_by_hand_is_worked_out_and_nonsense_is_refused_in_words(pa
 
 def test_the_laboratories_fit_a_phone(planted_run: str, page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
+    page.reload()  # on a phone the page is laid out narrow from the start; a resize moves tabs into the menu a moment later
+    page.wait_for_load_state("networkidle")
     for name, heat in (("Quantization", "#quantization-heat"), ("Rank", "#rank-heat")):
         if not page.get_by_role("tab", name=name, exact=True).locator("visible=true").count():
             page.locator(".overflow-menu > button").first.click()
