@@ -77,7 +77,7 @@ def test_a_base_of_another_depth_is_refused(family, layers, adapter):
 
 
 def test_lora_on_chosen_layers_loads_on_its_base(adapter, tiny_base):
-    load_adapter(tiny_base(), adapter(layers=[1]), "some")
+    assert list(load_adapter(tiny_base(), adapter(layers=[1]), "some").peft_config) == ["some"]
 
 
 @pytest.mark.parametrize("length", [0, 3, 8, 100, -1])
