@@ -128,7 +128,7 @@ def _run(interpreter: str, job: dict[str, str], limits: SandboxLimits, stdin: st
         "seccomp": rules,
         "stdin": stdin.encode("utf-8", "replace"),
     }
-    outside = WatchLimits(limits.wall_s, limits.memory_bytes, limits.output_bytes, limits.files)
+    outside = WatchLimits(limits.wall_s, limits.memory_bytes, limits.output_bytes, limits.files, limits.processes)
     try:
         with _descriptors(inputs) as opened:
             process = _start(interpreter, limits, opened)

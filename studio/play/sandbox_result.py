@@ -10,12 +10,15 @@ from typing import Literal
 
 from studio.core.errors import SandboxError
 
-Reason = Literal["ok", "exception", "exit", "signal", "timed out", "out of memory", "output limit", "too many files"]
+Reason = Literal["ok", "exception", "exit", "signal", "timed out", "out of memory", "output limit", "too many files", "too many processes"]
 
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """What a program may use. The address space of each process and the memory of all of them together are both `memory_bytes`."""
+    """What a program may use. The address space of each process and the memory of all of them together are both `memory_bytes`.
+
+    `processes` counts the program, what it starts, and the threads of all of them.
+    """
 
     wall_s: float = 10.0
     cpu_s: float = 10.0
@@ -76,6 +79,7 @@ class SandboxResult:
             "out of memory": "The program needed more memory than it may use",
             "output limit": "The program printed more than is kept and was stopped",
             "too many files": "The program made more files than it may and was stopped",
+            "too many processes": "The program started more processes and threads than it may and was stopped",
         }[self.reason]
         passed = sum(test.passed for test in self.tests)
         tests = f"; {passed} of {len(self.tests)} tests passed" if self.tests else ""

@@ -1,4 +1,4 @@
-"""Watches one sandbox from outside: reads its pipes with a bound, samples its memory and disk, and kills all of it at a limit.
+"""Watches one sandbox from outside: reads its pipes with a bound, samples what it uses, and kills all of it at a limit.
 
 Killing process 1 of the sandbox makes the kernel kill everything in its process namespace, daemons included, before that process can
 be reaped: when `watch` returns, nothing of the sandbox is alive.
@@ -6,6 +6,10 @@ be reaped: when `watch` returns, nothing of the sandbox is alive.
 Memory is the sum over the sandbox's processes, sampled every 20 ms, so it can pass the limit between two samples by what the
 processes allocate in that time; the limit on address space bounds each process exactly. Kernel memory (socket and pipe buffers, locks)
 is bounded by the number of descriptors and processes only.
+
+Processes and threads are bounded twice. RLIMIT_NPROC makes the kernel refuse the one too many, but it does not bind root, before Linux
+5.14 it counts what the same user runs elsewhere, and a container's kernel may not count at all; so they are also counted here, and a
+sandbox that has more than it may is killed. Where only this count holds, a bomb can overshoot it for one look.
 """
 
 from __future__ import annotations
@@ -27,12 +31,16 @@ _REPORT_BYTES = 1_048_576
 
 @dataclass(frozen=True)
 class WatchLimits:
-    """Where `watch` stops a sandbox. Times in seconds of wall clock, sizes in bytes, `files` counts inodes of the work folder."""
+    """Where `watch` stops a sandbox. Times in seconds of wall clock, sizes in bytes.
+
+    `files` counts inodes of the work folder, `processes` all processes but the sandbox's first, and their threads.
+    """
 
     wall_s: float
     memory_bytes: int
     output_bytes: int
     files: int
+    processes: int
 
 
 @dataclass
@@ -86,12 +94,23 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
-def processes_below(pid: int) -> list[int]:
-    """Every descendant of `pid`, nearest first."""
+def processes_below(pid: int, most: int | None = None) -> list[int]:
+    """Every descendant of `pid`, nearest first. With `most` it stops as soon as it knows of more: a bomb outruns a full count."""
     found = children_of(pid)
     for child in found:
+        if most is not None and len(found) > most:
+            break
         found += [grandchild for grandchild in children_of(child) if grandchild not in found]
     return found
+
+
+def threads_of(pids: list[int]) -> int:
+    """How many threads these processes have together, each one's first included; a process that is gone has none."""
+    count = 0
+    for pid in pids:
+        with suppress(OSError):
+            count += len(os.listdir(f"/proc/{pid}/task"))
+    return count
 
 
 def _kilobytes(path: str, *names: str) -> list[int]:
@@ -165,17 +184,23 @@ class Watcher:
         if len(data) > room:
             self.kill("output limit")
 
-    def sample(self, first: int) -> int:
-        """Memory of the sandbox now, in bytes, remembered as peak."""
-        total, largest = memory_of(processes_below(first), self.limits.memory_bytes)
+    def sample(self, first: int) -> tuple[int, int]:
+        """Threads and memory (bytes) of the sandbox now; memory is remembered as peak."""
+        below = processes_below(first, self.limits.processes)
+        # Whoever is alive here was alive when the list was done, so those who come and go are not counted together.
+        threads = threads_of(below)
+        total, largest = memory_of(below, self.limits.memory_bytes)
         self.seen.peak_memory_bytes = max(self.seen.peak_memory_bytes, total, largest)
-        return total
+        return threads, total
 
     def check(self) -> None:
         """Samples, and kills at the first limit passed."""
         first = self.first_process()
         if first is not None and self.seen.streams["status"]:  # before the runner speaks, process 1 still stands in our own file system
-            if self.sample(first) > self.limits.memory_bytes:
+            threads, memory_bytes = self.sample(first)
+            if threads > self.limits.processes:
+                self.kill("too many processes")
+            if memory_bytes > self.limits.memory_bytes:
                 self.kill("out of memory")
             if any(files_in(first, folder) > self.limits.files for folder in self.folders):
                 self.kill("too many files")

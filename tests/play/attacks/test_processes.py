@@ -1,10 +1,14 @@
-"""Attacks with processes, threads and signals: their number is bounded, and killing process 1 ends them all."""
+"""Attacks with processes, threads and signals: their number is bounded, by the kernel and by the watcher; killing process 1 ends all."""
 
 from __future__ import annotations
 
 import os
+import resource
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
+from studio.play import sandbox
 
 BOMBS = {
     "fork": "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
@@ -19,7 +23,9 @@ BOMBS = {
 
 def test_bombs_go_off_inside(attack_all) -> None:
     for name, result in attack_all(BOMBS, wall_s=1.5, memory_bytes=512 << 20).items():
-        assert (result.reason, result.signal) == ("timed out", "SIGKILL"), (name, result)
+        # A shell that is refused a process may give up, and the program has ended then.
+        endings = [("timed out", "SIGKILL"), *([("exit", None)] if "shell" in name else [])]
+        assert (result.reason, result.signal) in endings, (name, result)
 
 
 def test_the_number_of_processes_is_bounded(attack) -> None:
@@ -30,6 +36,62 @@ def test_the_number_of_processes_is_bounded(attack) -> None:
         memory_bytes=512 << 20,
     )
     assert result.stdout == "9 [Errno 11] Resource temporarily unavailable\n"  # and the program itself is the tenth
+
+
+@pytest.fixture
+def kernel_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for root, or under a kernel without the limit: RLIMIT_NPROC refuses nobody, and only the watcher counts."""
+    monkeypatch.setattr(sandbox, "process_ceiling", lambda processes: resource.getrlimit(resource.RLIMIT_NPROC)[1])
+
+
+@pytest.mark.usefixtures("kernel_does_not_count")
+def test_bombs_are_seen_and_stopped_where_the_kernel_does_not_count(attack) -> None:
+    """One after the other: each has the machine to itself, as far as it is let."""
+    for name in ("fork", "fork in the shell", "spawn itself", "daemons"):
+        result = attack(BOMBS[name], wall_s=20, memory_bytes=8 << 30)
+        assert (result.reason, result.signal, result.exit_code) == ("too many processes", "SIGKILL", None), (name, result)
+
+
+@pytest.mark.usefixtures("kernel_does_not_count")
+def test_others_are_served_while_a_bomb_is_stopped(attack) -> None:
+    """An honest program beside it runs to its end: the one that is killed is the bomb."""
+    with ThreadPoolExecutor(2) as pool:
+        bomb = pool.submit(attack, BOMBS["fork"], wall_s=20, memory_bytes=8 << 30)
+        honest = pool.submit(attack, "print(sum(range(100_000)))", wall_s=20)
+    assert bomb.result().reason == "too many processes"
+    assert (honest.result().reason, honest.result().stdout) == ("ok", "4999950000\n")
+
+
+@pytest.mark.usefixtures("kernel_does_not_count")
+@pytest.mark.parametrize(("started", "reason"), [(9, "ok"), (10, "too many processes")])
+def test_the_watcher_counts_processes_to_the_very_one(attack, started, reason) -> None:
+    """The program itself is one of the ten it may have."""
+    result = attack(
+        f"import os, time\nfor _ in range({started}):\n    if os.fork() == 0: time.sleep(60)\ntime.sleep(0.7)\nos._exit(0)",
+        processes=10, memory_bytes=512 << 20,
+    )  # fmt: skip
+    assert result.reason == reason
+
+
+@pytest.mark.usefixtures("kernel_does_not_count")
+@pytest.mark.parametrize(("started", "reason"), [(9, "ok"), (10, "too many processes")])
+def test_the_watcher_counts_threads_to_the_very_one(attack, started, reason) -> None:
+    result = attack(
+        f"import os, threading, time\nfor _ in range({started}):\n    threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "time.sleep(0.7)\nos._exit(0)",
+        processes=10, memory_bytes=512 << 20,
+    )  # fmt: skip
+    assert result.reason == reason
+
+
+def test_a_program_at_its_limit_is_not_taken_for_a_bomb(attack) -> None:
+    """Processes that come and go at the ceiling, which the kernel holds, are never counted together."""
+    result = attack(
+        "import os, time\nend = time.time() + 1.5\nwhile time.time() < end:\n    try:\n"
+        "        if os.fork() == 0: time.sleep(0.01); os._exit(0)\n    except BlockingIOError: os.wait()\nprint('done')",
+        processes=8,
+    )
+    assert (result.reason, result.stdout) == ("ok", "done\n")
 
 
 def test_the_number_of_threads_is_bounded(attack) -> None:
