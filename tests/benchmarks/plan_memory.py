@@ -72,10 +72,11 @@ def measure(name: str, data: dict[str, Any], home: StudioHome) -> dict[str, Any]
 
 
 def make_home(folder: Path) -> StudioHome:
-    """A new home with the user's starter model in it, and the starter data."""
+    """A home with the user's starter model in it, and the starter data; one that is there already is used as it is."""
     home = StudioHome.find(folder)
     home.models.mkdir(parents=True, exist_ok=True)
-    home.starter_model.symlink_to(ensure_starter_model(StudioHome.find(), print), target_is_directory=True)
+    if not home.starter_model.exists():
+        home.starter_model.symlink_to(ensure_starter_model(StudioHome.find(), print), target_is_directory=True)
     ensure_starter_data(home, lambda _: None)
     return home
 
