@@ -4,10 +4,13 @@ model     {model, block_size, double_quant}                -> every linear layer
 module    {model, layer, module, block_size, double_quant} -> one matrix under every type
 spectrum  {adapter, step?}                                 -> spectra at a snapshot (or of the final adapter), advice, steps kept, growth
 inside    {adapter, base, layer, module}                   -> amplification, intruder dimensions, and DoRA's whole change
-delta     {base, tuned, layer, module}                     -> the spectrum of a merged or fully tuned module's change
+deltas    {base, tuned}                                    -> how far every module of a merged or fully tuned model was moved; "progress"
+delta     {base, tuned, layer, module}                     -> the spectrum of one module's change
 compare   {first, second, layer, module, kind}             -> subspace similarity with its Gaussian control
+insides   {adapter, prompt, base?}                         -> what a prompt does inside a adapter or a prefix; "progress" (a phrase)
 
 An adapter is a run's id or a folder. Answers are kept: models in the home's cache, spectra in this process under their files' times.
+`insides` alone loads a model: ask it of a process of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from typing import Any
 from studio.core.paths import RunPaths, StudioHome
 from studio.core.protocol import Call, Handler, serve
 
-KEPT_SPECTRA = 32
+KEPT_ANSWERS = 64
+_ANSWERS: dict[str, dict[str, Any]] = {}
 
 
 def main() -> None:
@@ -33,7 +37,8 @@ def main() -> None:
 def make_handlers(home: StudioHome) -> dict[str, Handler]:
     """The verbs. numpy is imported by the first call, so that the worker answers its start at once."""
     verbs: dict[str, Callable[[Call, StudioHome], Any]] = {
-        "model": _model, "module": _module, "spectrum": _spectrum, "inside": _inside, "delta": _delta, "compare": _compare,
+        "model": _model, "module": _module, "spectrum": _spectrum, "inside": _inside, "deltas": _deltas, "delta": _delta,
+        "compare": _compare, "insides": _insides,
     }  # fmt: skip
     return {name: functools.partial(_with_home, verb, home) for name, verb in verbs.items()}
 
@@ -88,20 +93,30 @@ def _growth_point(folder: Path) -> dict[str, Any]:
 
 def _measure(folder: Path) -> dict[str, Any]:
     from studio.analysis.adapter_files import CONFIG, WEIGHTS
-
-    files = [file for file in (folder / WEIGHTS, folder / CONFIG) if file.is_file()]
-    return _measure_once(folder, tuple((file.stat().st_size, file.stat().st_mtime_ns) for file in files))
-
-
-@functools.lru_cache(maxsize=KEPT_SPECTRA)
-def _measure_once(folder: Path, identity: tuple[tuple[int, int], ...]) -> dict[str, Any]:
-    """`identity` (sizes and times of the files) is only a key: files that changed are read again."""
     from studio.analysis.advice import advise
     from studio.analysis.jsonable import to_jsonable
     from studio.analysis.spectrum import adapter_spectrum
 
-    spectrum = adapter_spectrum(folder)
-    return {**to_jsonable(spectrum), "advice": to_jsonable(advise(spectrum))}
+    def measure() -> dict[str, Any]:
+        spectrum = adapter_spectrum(folder)
+        return {**to_jsonable(spectrum), "advice": to_jsonable(advise(spectrum))}
+
+    files = [file for file in (folder / WEIGHTS, folder / CONFIG) if file.is_file()]
+    return _kept(("spectrum", str(folder), _identity(files)), measure)
+
+
+def _identity(files: list[Path]) -> list[tuple[str, int, int]]:
+    """Path, size and time of each: files that changed are other files."""
+    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
+def _kept(key: Any, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The answer under `key`, made once; the KEPT_ANSWERS asked for last are kept."""
+    name = repr(key)
+    _ANSWERS[name] = _ANSWERS.pop(name, None) or make()
+    if len(_ANSWERS) > KEPT_ANSWERS:
+        del _ANSWERS[next(iter(_ANSWERS))]
+    return _ANSWERS[name]
 
 
 def _inside(call: Call, home: StudioHome) -> dict[str, Any]:
@@ -113,12 +128,26 @@ def _inside(call: Call, home: StudioHome) -> dict[str, Any]:
     return {name: report.get(name) for name in ("amplification", "intruders", "dora_delta")}
 
 
+def _deltas(call: Call, home: StudioHome) -> dict[str, Any]:
+    from studio.analysis.cli import deltas_report
+
+    base, tuned, identity = _pair(call, home)
+    return _kept(("deltas", identity), lambda: deltas_report(base, tuned, lambda done, every: call.emit("progress", [done, every])))
+
+
 def _delta(call: Call, home: StudioHome) -> dict[str, Any]:
     from studio.analysis.cli import delta_report
+
+    base, tuned, identity = _pair(call, home)
+    layer, module = int(call.args["layer"]), str(call.args["module"])
+    return _kept(("delta", identity, layer, module), lambda: delta_report(base, tuned, layer, module))
+
+
+def _pair(call: Call, home: StudioHome) -> tuple[Path, Path, Any]:
     from studio.analysis.locate import model_folder
 
-    args = call.args
-    return delta_report(model_folder(args["base"], home), model_folder(args["tuned"], home), int(args["layer"]), args["module"])
+    base, tuned = (model_folder(call.args[side], home) for side in ("base", "tuned"))
+    return base, tuned, [_identity(sorted(folder.glob("*.safetensors"))) for folder in (base, tuned)]
 
 
 def _compare(call: Call, home: StudioHome) -> dict[str, Any]:
@@ -129,6 +158,13 @@ def _compare(call: Call, home: StudioHome) -> dict[str, Any]:
     args = call.args
     first, second = (adapter_folder(args[side], home) for side in ("first", "second"))
     return to_jsonable(compare_adapters(first, second, args["layer"], args["module"], args.get("kind", "A")))
+
+
+def _insides(call: Call, home: StudioHome) -> dict[str, Any]:
+    from studio.analysis.insides_report import insides_report
+
+    args = call.args
+    return insides_report(args["adapter"], args["prompt"], home, args.get("base", ""), lambda phrase: call.emit("progress", phrase))
 
 
 if __name__ == "__main__":

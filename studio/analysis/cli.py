@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from studio.analysis.adapter_files import CONFIG, open_adapter
 from studio.analysis.advice import advise
-from studio.analysis.deltas import dora_delta, merged_delta
+from studio.analysis.deltas import dora_delta, merged_delta, module_changes
 from studio.analysis.growth import snapshot_folders, spectrum_growth
 from studio.analysis.jsonable import to_jsonable
 from studio.analysis.model_report import report_model, report_module
@@ -83,6 +84,12 @@ def spectrum_report(
 def delta_report(base_folder: Path, tuned_folder: Path, layer: int, module: str) -> dict[str, Any]:
     """The spectrum of one module's change between a base model and a merged or fully tuned one."""
     return to_jsonable(merged_delta(base_folder, tuned_folder, layer, module))
+
+
+def deltas_report(base_folder: Path, tuned_folder: Path, report: Callable[[int, int], None] = lambda done, every: None) -> dict[str, Any]:
+    """How far every linear layer of a merged or fully tuned model lies from its base. `report` gets (done, all)."""
+    changes = module_changes(base_folder, tuned_folder, report)
+    return {"base": base_folder.name, "tuned": tuned_folder.name, "modules": to_jsonable(changes)}
 
 
 def _growth(folder: Path) -> list[dict[str, Any]]:

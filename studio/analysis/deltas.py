@@ -1,8 +1,8 @@
-"""The spectrum of a whole change of weights, W1 - W0: of a merged or fully fine-tuned model, or of a DoRA module on its base.
+"""What a merged or fully fine-tuned model changed, W1 - W0: how far every module was moved, and the spectrum of one; DoRA's change too.
 
-One module at a time, by dense SVD in float64. The noise floor is the upper Marchenko-Pastur edge of the noise whose median singular
-value is the measured median: sigma (sqrt(m) + sqrt(n)). Assumption: more than half of the directions are noise, such as the
-rounding of merged weights to 16 bits, and the change is small beside the weights (rounding grows with a weight, so a change larger
+The spectrum is by dense SVD in float64, one module at a time. The noise floor is the upper Marchenko-Pastur edge of the noise whose
+median singular value is the measured median: sigma (sqrt(m) + sqrt(n)). Assumption: more than half of the directions are noise, such as
+the rounding of merged weights to 16 bits, and the change is small beside the weights (rounding grows with a weight, so a change larger
 than W gives its own structure to the noise); for full fine-tuning, which moves every direction, the floor is only a mark.
 DoRA: W' = magnitude (W + s B A) / ||W + s B A|| per row (arXiv 2402.09353, equation 5).
 Source of the median rule: Gavish and Donoho 2014 (arXiv 1305.5870).
@@ -11,6 +11,7 @@ Source of the median rule: Gavish and Donoho 2014 (arXiv 1305.5870).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 
 from studio.analysis.adapter_files import LoraModule
 from studio.analysis.spectrum import Ranks, ranks_of
-from studio.analysis.tensors import open_model, read_linear, read_tensor
+from studio.analysis.tensors import LinearLayer, open_model, read_linear, read_tensor
 from studio.core.errors import AnalysisError
 
 
@@ -37,12 +38,57 @@ class DeltaSpectrum:
     rank_above_noise: int
 
 
+@dataclass(frozen=True)
+class ModuleChange:
+    """How far one linear layer was moved: frobenius = ||W1 - W0||_F, relative_norm that over ||W0||_F (None for W0 = 0)."""
+
+    name: str
+    stack: str
+    layer: int
+    module: str
+    rows: int
+    columns: int
+    frobenius: float
+    relative_norm: float | None
+
+
+def module_changes(base: Path, tuned: Path, report: Callable[[int, int], None] = lambda done, every: None) -> tuple[ModuleChange, ...]:
+    """Every linear layer's change between two model folders; `report` gets (done, all). Errors: as merged_delta."""
+    before, after = (open_model(folder).linear_layers for folder in (base, tuned))
+    there = {linear.name: linear for linear in after}
+    changes = []
+    for linear in before:
+        changes.append(_change(*_paired(linear, there.get(linear.name))))
+        report(len(changes), len(before))
+    return tuple(changes)
+
+
+def _paired(before: LinearLayer, after: LinearLayer | None) -> tuple[LinearLayer, LinearLayer]:
+    """The same layer of both models. Errors: AnalysisError where one lacks it or shapes differ."""
+    hint = "Choose a model and the base that it was tuned from."
+    if after is None:
+        raise AnalysisError(f"Only one of these models has {before.name}.", hint)
+    if before.shape != after.shape:
+        raise AnalysisError(f"{before.name} is {before.shape} in one model and {after.shape} in the other.", hint)
+    return before, after
+
+
+def _change(before: LinearLayer, after: LinearLayer) -> ModuleChange:
+    weight = read_linear(before)
+    moved, size = (float(np.linalg.norm(matrix.astype(np.float64))) for matrix in (read_linear(after) - weight, weight))
+    if not math.isfinite(moved):
+        raise _not_finite(before.name)
+    relative = moved / size if size > 0 else None
+    return ModuleChange(before.name, before.stack, before.layer, before.module, *before.shape, moved, relative)
+
+
+def _not_finite(name: str) -> AnalysisError:
+    return AnalysisError(f"{name} holds NaN or infinity, so its change has no spectrum.", "Check both models.")
+
+
 def merged_delta(base: Path, tuned: Path, layer: int, module: str) -> DeltaSpectrum:
     """The change of one linear layer between two model folders. Errors: AnalysisError when they do not match or hold NaN."""
-    before, after = (open_model(folder).linear(layer, module) for folder in (base, tuned))
-    if before.shape != after.shape:
-        message = f"{before.name} is {before.shape} in one model and {after.shape} in the other."
-        raise AnalysisError(message, "Choose a model and the base that it was tuned from.")
+    before, after = _paired(*(open_model(folder).linear(layer, module) for folder in (base, tuned)))
     return delta_spectrum(before.name, read_linear(before), read_linear(after))
 
 
@@ -50,7 +96,7 @@ def delta_spectrum(name: str, before: np.ndarray, after: np.ndarray) -> DeltaSpe
     """The spectrum of after - before, both (rows, columns)."""
     delta = after.astype(np.float64) - before
     if not np.isfinite(delta).all():
-        raise AnalysisError(f"{name} holds NaN or infinity, so its change has no spectrum.", "Check both models.")
+        raise _not_finite(name)
     values = np.linalg.svd(delta, compute_uv=False)
     floor = _dense_noise_floor(values, *delta.shape)
     size = float(np.linalg.norm(before.astype(np.float64)))

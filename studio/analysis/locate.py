@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from studio.analysis.adapter_files import CONFIG
 from studio.analysis.cli import find_adapter
 from studio.core.catalog import find_model
 from studio.core.errors import AnalysisError
@@ -52,6 +53,15 @@ def run_or_folder(name: str, home: StudioHome) -> Path:
     if folder is None:
         raise AnalysisError(f"There is no run and no folder {name!r}.", "Choose a run, or type the path of an adapter folder.")
     return folder
+
+
+def is_model(name: str, home: StudioHome) -> bool:
+    """Whether a whole model is meant, not a run or an adapter: a known name, a GGUF file, or a folder with weights of its own."""
+    if RUN_ID.fullmatch(name) and ((home.runs / name).is_dir() or (home.adapters / name).is_dir()):
+        return False
+    path = Path(name).expanduser()
+    whole = (path / "config.json").is_file() and not (path / CONFIG).is_file()
+    return whole or find_model(name) is not None or path.suffix == ".gguf"
 
 
 def adapter_folder(name: str, home: StudioHome) -> Path:

@@ -1,15 +1,15 @@
-"""`nf4`: what a model's weights look like in 4 bits. `spectrum`: which directions an adapter uses."""
+"""`nf4`: a model's weights in 4 bits. `spectrum`: which directions an adapter uses. `insides`: what a prompt does in one."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from studio.cli.output import print_json
+from studio.cli.output import print_json, say
 from studio.cli.plan import describe_lines
-from studio.core.errors import AnalysisError
-from studio.core.paths import RUN_ID, StudioHome
+from studio.core.errors import AnalysisError, WorkerError
+from studio.core.paths import StudioHome
+from studio.jobs.worker import Worker
 
 
 def add_verbs(verbs: Any) -> None:
@@ -25,24 +25,36 @@ def add_verbs(verbs: Any) -> None:
     nf4.add_argument("--json", action="store_true", help="one JSON object as the last line")
     nf4.set_defaults(verb=run_nf4)
     spectrum = verbs.add_parser(
-        "spectrum", help="singular values, ranks and growth of what a run or an adapter learned",
-        epilog="example: python -m studio spectrum RUN --layer 3 --module v_proj --base starter",
+        "spectrum", help="singular values, ranks and growth of what a run, an adapter or a tuned model learned",
+        epilog="examples: python -m studio spectrum RUN --layer 3 --module v_proj --base starter; "
+        "python -m studio spectrum MERGED_FOLDER --base starter",
     )  # fmt: skip
-    spectrum.add_argument("run", metavar="RUN_OR_DIR", help="a run's id, or a folder with an adapter")
+    spectrum.add_argument("run", metavar="RUN_OR_DIR", help="a run's id, a folder with an adapter, or a merged or fully tuned model")
     spectrum.add_argument("--layer", type=int)
     spectrum.add_argument("--module", help="only this module")
-    spectrum.add_argument("--base", metavar="MODEL", help="with --module: what of the base's directions it amplifies")
+    told = "the base: of a tuned model always; of an adapter with --module, what of the base's directions it amplifies"
+    spectrum.add_argument("--base", metavar="MODEL", help=told)
     spectrum.add_argument("--other", metavar="RUN_OR_DIR", help="with --module: how alike its subspace is to another's")
     spectrum.add_argument("--json", action="store_true", help="one JSON object as the last line")
     spectrum.set_defaults(verb=run_spectrum)
+    insides = verbs.add_parser(
+        "insides", help="what one prompt does inside a bottleneck adapter or a prefix",
+        epilog='example: python -m studio insides RUN --prompt "Write a Python function that reverses a list."',
+    )  # fmt: skip
+    insides.add_argument("run", metavar="RUN_OR_DIR", help="a run of Adapters or Prefix-Tuning, or a folder with such an adapter")
+    insides.add_argument("--prompt", required=True, help="what the model reads")
+    insides.add_argument("--base", metavar="MODEL", default="", help="the base to read it on, where another than its own is meant")
+    insides.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    insides.set_defaults(verb=run_insides)
 
 
 def run_nf4(options: argparse.Namespace, home: StudioHome) -> int:
     from studio.analysis.cli import nf4_model_report, nf4_report
+    from studio.analysis.locate import model_folder
     from studio.analysis.quantization_info import QuantizationOptions
 
     choice = QuantizationOptions(block_size=options.block_size, double_quant=not options.no_double_quantization)
-    folder = _model_folder(options.model, home)
+    folder = model_folder(options.model, home)
     if options.module:
         return _print(nf4_report(folder, options.layer, options.module, choice), options.json)
     return _print(nf4_model_report(folder, choice, home.cache), options.json)
@@ -50,10 +62,40 @@ def run_nf4(options: argparse.Namespace, home: StudioHome) -> int:
 
 def run_spectrum(options: argparse.Namespace, home: StudioHome) -> int:
     from studio.analysis.cli import spectrum_report
+    from studio.analysis.locate import is_model, model_folder, run_or_folder
 
-    base = _model_folder(options.base, home) if options.base else None
-    other = _adapter_folder(options.other, home) if options.other else None
-    return _print(spectrum_report(_adapter_folder(options.run, home), base, other, options.layer, options.module), options.json)
+    if is_model(options.run, home):
+        return _print(_tuned_report(options, home), options.json)
+    base = model_folder(options.base, home) if options.base else None
+    other = run_or_folder(options.other, home) if options.other else None
+    return _print(spectrum_report(run_or_folder(options.run, home), base, other, options.layer, options.module), options.json)
+
+
+def _tuned_report(options: argparse.Namespace, home: StudioHome) -> dict[str, Any]:
+    """How far a whole model lies from its base: all modules, or one module's spectrum. Errors: AnalysisError for too little said."""
+    from studio.analysis.cli import delta_report, deltas_report
+    from studio.analysis.locate import model_folder
+
+    if not options.base or options.other:
+        raise AnalysisError(f"{options.run} is a whole model: its change is the difference to its base.", "Name that with --base.")
+    base, tuned = model_folder(options.base, home), model_folder(options.run, home)
+    if options.module is None:
+        return deltas_report(base, tuned)
+    if options.layer is None:
+        raise AnalysisError("A spectrum is of one module.", "Name its layer too, with --layer.")
+    return delta_report(base, tuned, options.layer, options.module)
+
+
+def run_insides(options: argparse.Namespace, home: StudioHome) -> int:
+    worker = Worker("studio.analysis", home.root / "logs" / "insides.log", arguments=["--home", str(home.root)])
+    try:
+        for event in worker.stream("insides", adapter=options.run, prompt=options.prompt, base=options.base):
+            if event.name == "done":
+                return _print(event.data, options.json)
+            say(f"{event.data} …")
+    finally:
+        worker.close()
+    raise WorkerError("The worker ended without an answer.")
 
 
 def _print(report: dict[str, Any], as_json: bool) -> int:
@@ -62,21 +104,3 @@ def _print(report: dict[str, Any], as_json: bool) -> int:
     else:
         print("\n".join(describe_lines(report)))
     return 0
-
-
-def _model_folder(model_id: str, home: StudioHome) -> Path:
-    """The folder of a model that is on disk. Raises ModelNotFound, or AnalysisError for one that is only on the hub."""
-    from studio.models.load import resolve_model
-
-    folder = Path(resolve_model(model_id, home))
-    if not folder.is_dir():
-        raise AnalysisError(f"The weights of {model_id} are not on this disk.", "Train with it once, or name a folder.")
-    return folder
-
-
-def _adapter_folder(name: str, home: StudioHome) -> Path:
-    """A run of the home by its id, else a folder. Raises RunNotFound for what is neither."""
-    if RUN_ID.fullmatch(name) and (home.runs / name).is_dir():
-        return home.run(name).folder
-    folder = Path(name).expanduser()
-    return folder if folder.is_dir() else home.run(name).folder
