@@ -1,12 +1,13 @@
 """The playground's child process: `python -m studio.play --home HOME` speaks studio.core.protocol.
 
-load      {model, quantization, adapters: {name: folder}}       -> what is loaded
+load      {model, quantization, adapters: {name: folder}, beside: {pane: quantization}}   -> what is loaded
 generate  {panes, messages or prompt or conversations: {pane: messages}, sampling, strength: 0..2, load: {...}}
                                                                 -> events 'loaded', 'pass' {panes}, 'token' {pane, text}, then answers
 render    {messages, load: {...}}                               -> the prompt as text and tokens
 inspect   {messages, text, panes, strength, load: {...}}         -> the text's tokens as each pane sees them
 unload    {}                                                    -> {}
 
+`beside` names panes that are the bare base held in another way, as copies in memory beside the first, which carries the adapters.
 `strength` scales what every adapter adds that has a strength; the answer says which.
 `load` inside another request makes sure of the model within that request, so that nobody else's load can come between the two.
 """
@@ -35,22 +36,22 @@ def main() -> None:
 
 
 class Verbs:
-    """The verbs. The engine, and with it torch, is imported by the first call that needs it."""
+    """The verbs. The models, and with them torch, are imported by the first call that needs them."""
 
     def __init__(self, home: StudioHome) -> None:
         self.home = home
-        self._engine: Any = None
+        self._copies: Any = None
 
     def handlers(self) -> dict[str, Handler]:
         return {"load": self.load, "generate": self.generate, "render": self.render, "inspect": self.inspect, "unload": self.unload}
 
     @property
-    def engine(self) -> Any:
-        if self._engine is None:
-            from studio.play.engine import Engine
+    def copies(self) -> Any:
+        if self._copies is None:
+            from studio.play.copies import Copies
 
-            self._engine = Engine(self.home)
-        return self._engine
+            self._copies = Copies(self.home)
+        return self._copies
 
     def load(self, call: Call) -> dict[str, Any]:
         return self._load(call.args)
@@ -63,33 +64,33 @@ class Verbs:
         conversations = call.args.get("conversations") or {pane: _messages(call.args) for pane in call.args["panes"]}
         self._ensure_loaded(call)
         strengths = self._strengths(call)
-        done = self.engine.answer(Question(conversations, sampling, strengths), call.emit, call.cancelled.is_set)
+        done = self.copies.answer(Question(conversations, sampling, strengths), call.emit, call.cancelled.is_set)
         return {**done, "strengths": strengths}
 
     def render(self, call: Call) -> dict[str, Any]:
         from studio.play.rendering import render_tokens
 
         self._ensure_loaded(call)
-        return render_tokens(self.engine, _messages(call.args))
+        return render_tokens(self.copies.first, _messages(call.args))
 
     def inspect(self, call: Call) -> dict[str, Any]:
         from studio.play.closer import look_closer
 
         self._ensure_loaded(call)
-        return look_closer(self.engine, _messages(call.args), str(call.args["text"]), call.args["panes"], self._strengths(call))
+        return look_closer(self.copies, _messages(call.args), str(call.args["text"]), call.args["panes"], self._strengths(call))
 
     def unload(self, call: Call) -> dict[str, Any]:
-        self.engine.unload()
+        self.copies.unload()
         return {}
 
     def _strengths(self, call: Call) -> dict[str, float]:
         """The one strength asked for, for every adapter that has one."""
         value = call.args.get("strength")
-        return dict.fromkeys(self.engine.describe().get("strength", ()), 1.0 if value is None else float(value))
+        return dict.fromkeys(self.copies.first.describe().get("strength", ()), 1.0 if value is None else float(value))
 
     def _load(self, args: dict[str, Any]) -> dict[str, Any]:
         model = ModelSpec.model_validate(args.get("model") or {})
-        return self.engine.load(model, args.get("quantization") or "none", args.get("adapters") or {})
+        return self.copies.load(model, args.get("quantization") or "none", args.get("adapters") or {}, args.get("beside") or {})
 
     def _ensure_loaded(self, call: Call) -> None:
         if call.args.get("load"):

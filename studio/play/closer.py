@@ -1,8 +1,8 @@
 """A text under the eye of several panes: how likely each finds every token, what it would rather have said, how far it is from the base.
 
 For the tokens t_1..t_n of a text read as the answer to a prompt c, pane m: log p_m(t_i | c, t_<i) in nats; perplexity exp(-mean); and by
-position KL(adapter || base) = sum_v p_a(v) (log p_a(v) - log p_base(v)), which is 0 where nothing was changed. Every pane reads the
-text in a pass of its own, so that no batch rounds.
+position KL(pane || base) = sum_v p_m(v) (log p_m(v) - log p_base(v)), which is 0 where nothing was changed. A pane is an adapter or
+the base held in another way. Every pane reads the text in a pass of its own, so that no batch rounds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 
 from studio.core.errors import PlayError
 from studio.models.chat import Message
+from studio.play.copies import Copies
 from studio.play.engine import Engine
 from studio.play.injection import BASE
 from studio.play.rendering import show_token
@@ -25,10 +26,11 @@ ALTERNATIVES = 5
 
 
 def look_closer(
-    engine: Engine, messages: Sequence[Message], text: str, panes: Sequence[str], strengths: Mapping[str, float]
+    copies: Copies, messages: Sequence[Message], text: str, panes: Sequence[str], strengths: Mapping[str, float]
 ) -> dict[str, Any]:  # fmt: skip
     """{tokens: [{text, panes: {pane: {logprob, top: [[text, p], ...], kl}}}], perplexity: {pane: value}}. Raises PlayError."""
-    loaded, injection = engine.ready(panes)
+    engine = copies.first
+    loaded, _ = engine.ready([BASE, *(pane for pane in panes if pane not in copies.beside)])
     prompt = engine.encode(messages)
     ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
@@ -40,10 +42,7 @@ def look_closer(
     tokens = [{"text": show_token(loaded.tokenizer, token), "panes": {}} for token in ids]
     perplexity, base = {}, None
     for pane in dict.fromkeys([BASE, *panes]):
-        injection.hold([pane])
-        if pane != BASE:
-            injection.set_strength(pane, strengths.get(pane, 1.0))
-        scores = _scores(engine, pane, prompt, ids)
+        scores = _scores(*copies.place(pane), prompt, ids, strengths)
         base = scores if base is None else base
         chosen = scores.gather(1, torch.tensor(ids, device=scores.device)[:, None])[:, 0]
         perplexity[pane] = math.exp(min(-chosen.mean().item(), 700.0))
@@ -59,12 +58,16 @@ def look_closer(
 
 
 @torch.inference_mode()
-def _scores(engine: Engine, pane: str, prompt: Sequence[int], ids: Sequence[int]) -> torch.Tensor:
+def _scores(engine: Engine, pane: str, prompt: Sequence[int], ids: Sequence[int], strengths: Mapping[str, float]) -> torch.Tensor:
     """(len(ids), vocabulary) log-probabilities of what comes at each of the text's places."""
-    model, injection = engine.loaded.model, engine.injection  # type: ignore[union-attr]
+    loaded, injection = engine.ready([pane])
+    model = loaded.model
+    injection.hold([pane])
+    if pane != BASE:
+        injection.set_strength(pane, strengths.get(pane, 1.0))
     device = model.get_input_embeddings().weight.device
     batch = torch.tensor([[*prompt, *ids]], device=device)
-    cache = injection.new_cache([pane])  # type: ignore[union-attr]
-    with injection.rows([pane]):  # type: ignore[union-attr]
+    cache = injection.new_cache([pane])
+    with injection.rows([pane]):
         logits = model(input_ids=batch, past_key_values=cache, use_cache=True, logits_to_keep=len(ids) + 1).logits[0, :-1]
     return logits.float().log_softmax(-1)

@@ -95,6 +95,13 @@ def engine(studio_home: Path) -> Any:
 
 
 @pytest.fixture
+def copies(studio_home: Path) -> Any:
+    from studio.play.copies import Copies
+
+    return Copies(StudioHome.find(studio_home))
+
+
+@pytest.fixture
 def ask(engine: Any) -> Callable[..., dict[str, Any]]:
     """Ask the engine; the answers by pane. Keyword arguments are the sampling."""
     from studio.play.engine import Question

@@ -17,11 +17,11 @@ TEXT = "return max(values)"
 
 
 @pytest.mark.parametrize("kind", ["lora", "adapter", "prefix"])
-def test_probabilities_are_those_of_a_plain_forward_pass(kind, engine, tiny, make_adapter, lively_llama):
+def test_probabilities_are_those_of_a_plain_forward_pass(kind, copies, tiny, make_adapter, lively_llama):
     folder = make_adapter(kind, 1)
-    engine.load(tiny, "none", {"tuned": str(folder)})
-    looked = look_closer(engine, PROMPT, TEXT, ["base", "tuned"], {})
-    prompt, ids = engine.encode(PROMPT), engine.loaded.tokenizer(TEXT)["input_ids"]
+    copies.load(tiny, "none", {"tuned": str(folder)}, {})
+    looked = look_closer(copies, PROMPT, TEXT, ["base", "tuned"], {})
+    prompt, ids = copies.first.encode(PROMPT), copies.first.loaded.tokenizer(TEXT)["input_ids"]
     scores = {}
     for name in ("base", "tuned"):
         model = AutoModelForCausalLM.from_pretrained(lively_llama, dtype=torch.float32).eval()
@@ -37,15 +37,15 @@ def test_probabilities_are_those_of_a_plain_forward_pass(kind, engine, tiny, mak
     assert "".join(token["text"] for token in looked["tokens"]) == TEXT
 
 
-def test_an_adapter_that_changes_nothing_diverges_by_nothing(engine, tiny, make_adapter):
-    engine.load(tiny, "none", {"zero": str(make_adapter("lora"))})
-    looked = look_closer(engine, PROMPT, TEXT, ["base", "zero"], {})
+def test_an_adapter_that_changes_nothing_diverges_by_nothing(copies, tiny, make_adapter):
+    copies.load(tiny, "none", {"zero": str(make_adapter("lora"))}, {})
+    looked = look_closer(copies, PROMPT, TEXT, ["base", "zero"], {})
     assert all(token["panes"]["zero"]["kl"] == 0 for token in looked["tokens"])
     assert looked["perplexity"]["zero"] == looked["perplexity"]["base"]
 
 
 @pytest.mark.parametrize(("text", "named"), [("", "no text"), ("a b " * 300, "tokens")])
-def test_texts_that_cannot_be_looked_at_are_named(text, named, engine, tiny):
-    engine.load(tiny, "none", {})
+def test_texts_that_cannot_be_looked_at_are_named(text, named, copies, tiny):
+    copies.load(tiny, "none", {}, {})
     with pytest.raises(PlayError, match=named):
-        look_closer(engine, PROMPT, text, ["base"], {})
+        look_closer(copies, PROMPT, text, ["base"], {})
