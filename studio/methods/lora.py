@@ -65,7 +65,7 @@ class LoraMethod:
                 f"method.rank_pattern {', '.join(map(repr, bad))} is no regular expression: give the end of a module's name, as q_proj."
             ]
         targets = list(find_targets(method, shape))
-        found = _missing_layers(method, shape) + _missing_targets(method, shape) + _rank_problems(targets)
+        found = _missing_layers(method, shape) + _missing_targets(method, shape) + _rank_problems(targets, method.rank)
         idle = [pattern for pattern in method.rank_pattern if not any(pattern_matches(pattern, target.name) for target in targets)]
         if idle and targets:
             found.append(f"method.rank_pattern {_listed(idle)} matches none of the adapted layers: {_listed(_names(targets))}.")
@@ -171,16 +171,27 @@ def _missing_targets(method: LoraSpec, shape: ModelShape) -> list[str]:
     return [f"method.targets {_listed(missing)} matches no linear layer of this model: it has {there}."]
 
 
-def _rank_problems(targets: list[Target]) -> list[str]:
-    """A rank above min(in, out) adds parameters that cannot add rank."""
-    too_high = {
-        target.linear: target.rank for target in targets if target.rank > min(target.linear.in_features, target.linear.out_features)
-    }
-    return [
-        f"method.rank {rank} is above the rank that {linear.short_name} ({linear.out_features} × {linear.in_features}) can have: "
-        f"use at most {min(linear.in_features, linear.out_features)}."
-        for linear, rank in too_high.items()
-    ]
+def _rank_problems(targets: list[Target], usual: int) -> list[str]:
+    """A rank above min(in, out) adds parameters that cannot add rank. One sentence per rank; `usual` is method.rank."""
+    too_high: dict[int, dict[int, list[str]]] = {}
+    for target in targets:
+        limit = min(target.linear.in_features, target.linear.out_features)
+        if target.rank > limit:
+            names = too_high.setdefault(target.rank, {}).setdefault(limit, [])
+            names += [] if target.linear.short_name in names else [target.linear.short_name]
+    return [_rank_problem("method.rank" if rank == usual else "method.rank_pattern", rank, limits) for rank, limits in too_high.items()]
+
+
+def _rank_problem(setting: str, rank: int, limits: dict[int, list[str]]) -> str:
+    """`limits`: the highest rank that is possible -> the modules it holds for."""
+    bounds = {limit: f" (at most {limit})" if len(limits) > 1 else "" for limit in sorted(limits)}
+    modules = _joined([_joined(limits[limit]) + bound for limit, bound in bounds.items()])
+    return f"{setting} {rank} is above the rank that {modules} can have: use at most {min(limits)}."
+
+
+def _joined(names: list[str]) -> str:
+    """'q_proj, k_proj and v_proj'."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _names(targets: list[Target]) -> list[str]:

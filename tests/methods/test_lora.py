@@ -212,6 +212,28 @@ def test_bad_settings_fail_on_the_model_before_it_is_changed(settings, make_spec
     assert not any("lora" in name for name, _ in base.named_modules())
 
 
+def test_a_rank_above_several_modules_is_one_sentence_that_names_them(make_spec, tiny_shape):
+    linears = tuple(
+        LinearShape(name, rows, columns)
+        for name, rows, columns in (("self_attn.q_proj", 576, 576), ("self_attn.k_proj", 576, 192), ("self_attn.v_proj", 576, 192),
+                                    ("self_attn.o_proj", 576, 576), ("mlp.up_proj", 576, 1536), ("mlp.down_proj", 1536, 576))
+    )  # fmt: skip
+    shape = dataclasses.replace(tiny_shape, layers=2, linears=linears)
+    problems = get_method("lora").problems(make_spec(rank=600), shape)
+    assert problems == [
+        "method.rank 600 is above the rank that k_proj and v_proj (at most 192) and q_proj, o_proj, up_proj and down_proj (at most 576) "
+        "can have: use at most 192."
+    ]
+    (problem,) = get_method("lora").problems(make_spec(rank=300), shape)
+    assert "k_proj and v_proj can have: use at most 192." in problem and "q_proj" not in problem
+
+
+def test_ranks_of_a_pattern_are_told_apart_layer_by_layer(make_spec, tiny_shape):
+    pattern = {"layers.0.self_attn.q_proj": 600, "v_proj": 700}
+    problems = get_method("lora").problems(make_spec(rank=8, rank_pattern=pattern), tiny_shape)
+    assert [problem.partition(" is above")[0] for problem in problems] == ["method.rank_pattern 600", "method.rank_pattern 700"]
+
+
 def test_the_lectures_count(make_spec, tiny_shape):
     linears = (LinearShape("self_attn.q_proj", 2048, 2048), LinearShape("self_attn.v_proj", 2048, 512))
     llama_1b = dataclasses.replace(tiny_shape, layers=16, hidden=2048, linears=linears, parameters=1_235_814_400)
