@@ -9,7 +9,7 @@ is bounded by the number of descriptors and processes only.
 
 Processes and threads are bounded twice. RLIMIT_NPROC makes the kernel refuse the one too many, but it does not bind root, before Linux
 5.14 it counts what the same user runs elsewhere, and a container's kernel may not count at all; so they are also counted here, and a
-sandbox that has more than it may is killed. Where only this count holds, a bomb can overshoot it for one look.
+sandbox that has more than it may is killed. Where only this count holds, a bomb overshoots it by what it forks between two looks.
 """
 
 from __future__ import annotations
