@@ -2,8 +2,9 @@
 
 Honesty is the point of this file. The base pane is the base: it runs either as the rows of a mixed batch that name no adapter
 (PEFT's `__base__`), or with every adapter disabled, or with none injected at all. LoRA answers share one batch with the base, which
-PEFT's mixed batches do exactly; tuners that ignore `adapter_names` without a word (all others, and DoRA) get a pass of their own, and
-so do panes whose conversations have come to differ. Prompt and seed are the same. The protocol answers requests one by one.
+PEFT's mixed batches do exactly; tuners that ignore `adapter_names` without a word (all others, and DoRA) get a pass of their own.
+Conversations that have come to differ are padded to one length where that is exact, and get passes of their own elsewhere. The seed is
+the same. The protocol answers requests one by one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from studio.core.spec import ModelSpec, RunSpec
 from studio.methods.adapters import base_warning, describe_adapter
 from studio.models.chat import Message, encode_prompt
 from studio.models.load import LoadedBase, load_base
-from studio.play.decode import Decoding, PaneState, decode
+from studio.play.decode import Decoding, PaneState, can_pad, decode
 from studio.play.injection import BASE, Injection, has_strength
 from studio.play.sampling import Sampling
 from studio.play.stream import TextStream
@@ -122,14 +123,14 @@ class Engine:
         passes = self._passes(prompts)
         for names in passes:
             emit("pass", {"panes": names})
-            states |= {state.name: state for state in self._run(names, prompts[names[0]], settings, question.strengths)}
+            states |= {state.name: state for state in self._run(names, prompts, settings, question.strengths)}
         for pane, stream in streams.items():
             if rest := stream.finish():
                 emit("token", {"pane": pane, "text": rest})
         answers = [asdict(_answer(states[pane], streams[pane].text, len(prompt))) for pane, prompt in prompts.items()]
         return {
             "panes": answers, "mixed_batch": len(passes) == 1 and len(prompts) > 1, "passes": passes,
-            "prompt_tokens": max(map(len, prompts.values())), "seconds": time.perf_counter() - began,
+            "apart": self._why_apart(passes), "prompt_tokens": max(map(len, prompts.values())), "seconds": time.perf_counter() - began,
         }  # fmt: skip
 
     def ready(self, panes: Sequence[str]) -> tuple[LoadedBase, Injection]:
@@ -169,25 +170,35 @@ class Engine:
         return frozenset(token for token in [*ids, self.loaded.tokenizer.eos_token_id] if token is not None)  # type: ignore[union-attr]
 
     def _passes(self, prompts: Mapping[str, list[int]]) -> list[list[str]]:
-        """Which panes share a batch: base and plain LoRA with the same prompt do; every other pane answers alone."""
+        """Which panes share a batch: base and plain LoRA do, where prompts are equal or can be padded; every other pane answers alone."""
+        loaded, injection = self.ready(list(prompts))
         passes: list[list[str]] = []
+        pads = can_pad(loaded.model)
         for pane, prompt in prompts.items():
-            mixes = self.injection.mixes(pane)  # type: ignore[union-attr]
-            beside = next((names for names in passes if mixes and self.injection.mixes(names[0]) and prompts[names[0]] == prompt), None)  # type: ignore[union-attr]
-            if beside is None:
-                passes.append([pane])
+            beside = [names for names in passes if injection.mixes(names[0]) and (pads or prompts[names[0]] == prompt)]
+            if beside and injection.mixes(pane):
+                beside[0].append(pane)
             else:
-                beside.append(pane)
+                passes.append([pane])
         return passes
 
-    def _run(self, names: list[str], prompt: Sequence[int], settings: Decoding, strengths: Mapping[str, float]) -> list[PaneState]:
-        injection = self.injection
-        assert injection is not None
+    def _why_apart(self, passes: Sequence[Sequence[str]]) -> str:
+        """Why there is more than one pass, as a sentence; empty where there is not."""
+        mixing = sum(self.injection.mixes(names[0]) for names in passes)  # type: ignore[union-attr]
+        reasons = ["Only the base and LoRA without DoRA share a batch exactly."] if len(passes) > 1 and mixing < len(passes) else []
+        if mixing > 1:
+            reasons.append("This model reads conversations that differ one by one: padding them to one length would change its answers.")
+        return " ".join(reasons)
+
+    def _run(
+        self, names: list[str], prompts: Mapping[str, list[int]], settings: Decoding, strengths: Mapping[str, float]
+    ) -> list[PaneState]:  # fmt: skip
+        loaded, injection = self.ready(names)
         injection.hold(names)
         for name in names:
             if name != BASE:
                 injection.set_strength(name, strengths.get(name, 1.0))
-        return decode(self.loaded.model, prompt, injection.new_cache(names), names, injection.rows, settings)  # type: ignore[union-attr]
+        return decode(loaded.model, [prompts[name] for name in names], injection.new_cache(names), names, injection.rows, settings)
 
 
 def _answer(state: PaneState, text: str, prompt_tokens: int) -> PaneAnswer:

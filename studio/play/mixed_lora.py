@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -72,7 +71,7 @@ def make_forward(layer: Any, slices: Slices) -> Callable[..., Tensor]:
         result = base(x, *args, **kwargs)
         for first, last, down, up, bias, scale in parts:
             update = F.linear(F.linear(x[first:last].to(down.dtype), down), up, bias)
-            result[first:last] = torch.add(result[first:last], update, alpha=scale)
+            result[first:last].add_(update, alpha=scale)
         return result
 
     return forward

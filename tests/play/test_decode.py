@@ -6,12 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from studio.core.errors import MethodError, ModelError, PlayError
 from studio.core.spec import ModelSpec, RunSpec
 from studio.methods import get_method
 from studio.methods.adapters import save_adapter
+from studio.play.decode import Rows, can_pad
 from studio.play.engine import Engine, Question
 from studio.play.sampling import Sampling, pick_token
 from tests.play.conftest import PROMPT
@@ -73,6 +74,17 @@ def test_an_empty_prompt_is_refused(engine, ask, tiny, messages):
 ODD = ["<script>alert(1)</script>", "\u202eabc\u2066", "\u200b\u200bzero", "日本語 🙂", "{{ 7 * 7 }}", "<|im_end|>"]
 
 
+def test_the_output_layer_reads_the_last_position_by_itself_and_only_while_answering(engine, ask, tiny):
+    """With the strides of a longer text, torch.matmul would copy the whole output matrix for it."""
+    engine.load(tiny, "none", {})
+    head, seen = engine.loaded.model.get_output_embeddings(), []
+    head.register_forward_hook(lambda layer, given, out: seen.append(given[0].stride()))
+    ask("base", max_new_tokens=2)
+    width = head.in_features
+    assert seen == [(width, width, 1)] * 2
+    assert not head._forward_pre_hooks
+
+
 @pytest.mark.parametrize("text", ODD)
 def test_odd_characters_reach_the_model_as_they_are(engine, ask, tiny, text):
     engine.load(tiny, "none", {})
@@ -128,6 +140,26 @@ def test_the_name_base_is_the_bases_own(engine, tiny, make_adapter):
 def test_settings_that_cannot_be_used_are_named(settings, named):
     with pytest.raises(PlayError, match=named):
         Sampling.parse(settings)
+
+
+ATTENTION = [
+    ("llama", {}, True), ("qwen2", {}, True), ("mistral", {"sliding_window": 8}, False), ("gemma2", {"head_dim": 16}, False),
+    ("bloom", {}, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "settings", "exact"), ATTENTION)
+def test_padding_is_offered_where_every_layer_sees_the_whole_text_and_positions_can_be_told(kind, settings, exact):
+    small = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    config = AutoConfig.for_model(kind, **small, num_attention_heads=2, num_key_value_heads=2, **settings)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    assert can_pad(model) == exact
+    prompts = torch.randint(1, 64, (20,), generator=torch.Generator().manual_seed(0)).tolist(), [5, 6, 7]
+    rows = Rows(prompts, "cpu")
+    with torch.inference_mode():
+        alone = model(torch.tensor([prompts[1]])).logits[0, -1]
+        if exact:
+            assert (model(**rows.arguments()).logits[1, -1] - alone).abs().max() < 1e-6
 
 
 def test_temperature_zero_is_greedy_whatever_else_is_set():

@@ -12,11 +12,17 @@ from studio.core.errors import MethodError, PlayError
 from studio.core.spec import ModelSpec
 from studio.methods.adapters import load_adapter
 from studio.models.chat import encode_prompt
-from studio.play.engine import Question
+from studio.play import engine as engine_module
+from studio.play.engine import Engine, Question
 from studio.play.sampling import Sampling
 from tests.play.conftest import FAMILIES, PROMPT
 
 TOKENS = 24
+APART = {
+    name: [*PROMPT, {"role": "assistant", "content": said}, {"role": "user", "content": "Count the words."}]
+    for name, said in (("base", "def largest"), ("tuned", "return max of the values in the list"), ("other", "x"))
+}
+"""Conversations that have come to differ, as they do from the second turn on."""
 
 
 def generate(model, tokenizer, messages=PROMPT, tokens=TOKENS):
@@ -125,19 +131,43 @@ def test_adapters_of_three_families_answer_beside_each_other(engine, ask, tiny, 
     engine.load(tiny, "none", {name: str(folder) for name, folder in folders.items()})
     panes = ask("base", *folders)
     assert panes["done"]["passes"] == [["base", "lora", "lora-2"], ["adapter"], ["prefix"]]
+    assert "LoRA without DoRA" in panes["done"]["apart"]
     assert panes["base"]["text"] == reference()
     for name, folder in folders.items():
         assert panes[name]["text"] == reference(folder), name
 
 
-def test_panes_whose_conversations_differ_answer_their_own(engine, tiny, make_adapter, reference):
+def test_panes_whose_conversations_differ_answer_their_own_in_one_padded_batch(engine, tiny, make_adapter, reference):
+    folders = {"tuned": make_adapter("lora", 1), "other": make_adapter("lora", 2)}
+    engine.load(tiny, "none", {name: str(folder) for name, folder in folders.items()})
+    done = engine.answer(Question(APART, Sampling(max_new_tokens=TOKENS)), lambda event, data: None, lambda: False)
+    assert done["passes"] == [["base", "tuned", "other"]] and done["mixed_batch"] and not done["apart"]
+    assert len({pane["prompt_tokens"] for pane in done["panes"]}) == 3
+    for pane in done["panes"]:
+        assert pane["text"] == reference(folders.get(pane["pane"]), messages=APART[pane["pane"]]), pane["pane"]
+
+
+def test_a_padded_row_goes_on_as_it_was_when_another_ends(engine, tiny, make_adapter, reference, monkeypatch):
     folder = make_adapter("lora", 1)
     engine.load(tiny, "none", {"tuned": str(folder)})
-    turns = {name: [*PROMPT, {"role": "assistant", "content": said}, {"role": "user", "content": "Count the words."}]
-             for name, said in (("base", "def largest"), ("tuned", "return max"))}  # fmt: skip
+    for ends, stays in (("base", "tuned"), ("tuned", "base")):
+        expected = {name: reference(folder if name == "tuned" else None, messages=APART[name]) for name in (ends, stays)}
+        ids = {name: engine.loaded.tokenizer.encode(text) for name, text in expected.items()}
+        stop = next(token for token in ids[ends] if token not in ids[stays])
+        monkeypatch.setattr(Engine, "stop_ids", lambda self, stop=stop: frozenset([stop]))
+        question = Question({name: APART[name] for name in ("base", "tuned")}, Sampling(max_new_tokens=TOKENS))
+        done = {pane["pane"]: pane for pane in engine.answer(question, lambda event, data: None, lambda: False)["panes"]}
+        assert done[ends]["stopped_by"] == "end of answer" and done[ends]["tokens"] < done[stays]["tokens"]
+        assert done[stays]["text"] == expected[stays]
+
+
+def test_a_model_that_padding_would_change_answers_in_passes_and_says_why(engine, tiny, make_adapter, reference, monkeypatch):
+    folder = make_adapter("lora", 1)
+    engine.load(tiny, "none", {"tuned": str(folder)})
+    monkeypatch.setattr(engine_module, "can_pad", lambda model: False)
+    turns = {name: APART[name] for name in ("base", "tuned")}
     done = engine.answer(Question(turns, Sampling(max_new_tokens=TOKENS)), lambda event, data: None, lambda: False)
-    assert done["passes"] == [["base"], ["tuned"]] and not done["mixed_batch"]
-    assert done["panes"][0]["text"] == reference(messages=turns["base"])
+    assert done["passes"] == [["base"], ["tuned"]] and "one by one" in done["apart"]
     assert done["panes"][1]["text"] == reference(folder, messages=turns["tuned"])
 
 
