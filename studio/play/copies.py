@@ -82,8 +82,11 @@ class Copies:
         parts = [_answer_on(engine, names, question, emit, is_cancelled) for engine, names in shares]
         answers = {answer["pane"]: answer for part in parts for answer in part["panes"]}
         passes = [names for part in parts for names in part["passes"]]
+        reasons = [part["apart"] for part in parts if part.get("apart")]
+        if len(parts) > 1:
+            reasons.insert(0, "Each copy of the base answers by itself.")
         return {
-            "panes": [answers[pane] for pane in question.conversations], "passes": passes,
+            "panes": [answers[pane] for pane in question.conversations], "passes": passes, "apart": " ".join(reasons),
             "mixed_batch": len(passes) == 1 and len(answers) > 1,
             "prompt_tokens": max(part["prompt_tokens"] for part in parts), "seconds": sum(part["seconds"] for part in parts),
         }  # fmt: skip

@@ -1,18 +1,20 @@
-"""One question from the line to its answers, as HTML that grows and, at the end, a conversation that is one turn longer."""
+"""One question from the line to its answers: texts that grow and, at the end, a conversation that is one turn longer.
+
+Pure of Gradio: the page and the terminal ask with it.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from studio.core.errors import PlayError, WorkerError
 from studio.jobs import store
-from studio.ui import play_markup
 from studio.ui.conversation import Conversation, Turn
 from studio.ui.play_room import Place
-from studio.ui.play_sources import Sources
+from studio.ui.play_sources import HELD_AS, Sources
 from studio.ui.studio import Studio
 
 REDRAW_S = 0.08
@@ -32,11 +34,23 @@ class Ask:
 
 
 class Step(NamedTuple):
-    """What to show of the turn now, what is loaded once that is known, and the longer conversation at the end."""
+    """Where a question stands: in line, at its model, being answered, or done.
 
-    html: str
+    `texts` holds every pane's answer so far, None before the first pass; `now` the panes of the pass that is running; `loaded` what is
+    in memory, once that is known; `conversation` the longer conversation, at the end.
+    """
+
+    ahead: int = 0
+    texts: Mapping[str, str] | None = None
+    now: Sequence[str] = ()
     loaded: dict[str, Any] | None = None
     conversation: Conversation | None = None
+
+
+def show_held(loaded: Mapping[str, Any]) -> str:
+    """How a base is held in memory: the quantization's name, or the type of its plain numbers."""
+    quantization = loaded.get("quantization")
+    return str(loaded.get("dtype") or "") if quantization in (None, "none") else HELD_AS[quantization]
 
 
 def refuse_while_training(studio: Studio) -> None:
@@ -55,11 +69,11 @@ def answer_turn(studio: Studio, ask: Ask, session: str) -> Iterator[Step]:
         while ahead := studio.play_room.ahead(place):
             if place.stopped.is_set():
                 return
-            yield Step(play_markup.waiting_html(ask.user, ahead))
+            yield Step(ahead=ahead)
         if place.stopped.is_set():
             return
         refuse_while_training(studio)
-        yield Step(play_markup.loading_html(ask.user))
+        yield Step()
         try:
             yield from _stream(studio, ask, place)
         except WorkerError:
@@ -69,12 +83,11 @@ def answer_turn(studio: Studio, ask: Ask, session: str) -> Iterator[Step]:
 
 
 def _stream(studio: Studio, ask: Ask, place: Place) -> Iterator[Step]:
-    panes = {pane.id: pane for pane in ask.sources.panes}
-    shown = [panes[key] for key in ask.order] or list(panes.values())
+    panes = [pane.id for pane in ask.sources.panes]
     texts, now, drawn, loaded = dict.fromkeys(panes, ""), [], 0.0, None
     conversations = {pane: ask.conversation.messages(pane, ask.user) for pane in panes}
     events = studio.play.stream(
-        "generate", until=place.stopped, conversations=conversations, panes=list(panes), sampling=ask.sampling, strength=ask.strength,
+        "generate", until=place.stopped, conversations=conversations, panes=panes, sampling=ask.sampling, strength=ask.strength,
         load=ask.sources.load,
     )  # fmt: skip
     for event in events:
@@ -85,11 +98,11 @@ def _stream(studio: Studio, ask: Ask, place: Place) -> Iterator[Step]:
         elif event.name == "token":
             texts[event.data["pane"]] += event.data["text"]
         else:
-            yield Step("", loaded, ask.conversation.with_turn(_finished(studio, ask, event.data, loaded or {})))
+            yield Step(0, texts, (), loaded, ask.conversation.with_turn(_finished(studio, ask, event.data, loaded or {})))
             return
         if time.monotonic() - drawn > REDRAW_S:
             drawn = time.monotonic()
-            yield Step(play_markup.writing_html(ask.user, shown, texts, now, bool(ask.order)), loaded)
+            yield Step(0, dict(texts), now, loaded)
 
 
 def _finished(studio: Studio, ask: Ask, done: dict[str, Any], loaded: dict[str, Any]) -> Turn:
@@ -99,4 +112,6 @@ def _finished(studio: Studio, ask: Ask, done: dict[str, Any], loaded: dict[str, 
         answer["blocks"] = found
     how = {key: done[key] for key in ("mixed_batch", "passes", "prompt_tokens", "seconds", "strengths")}
     how |= {key: ask.sampling[key] for key in ("temperature", "seed")} | {key: loaded.get(key) for key in ("dtype", "quantization")}
+    how["apart"] = str(done.get("apart", ""))
+    how["copies"] = {pane: show_held(held) for pane, held in loaded.get("copies", {}).items()}
     return Turn(ask.user, answers, how | ({"blind": True, "order": list(ask.order)} if ask.order else {}))

@@ -1,4 +1,4 @@
-"""Look closer: a text's tokens coloured by what the adapter changed, the divergence by position, perplexities; and a file of prompts."""
+"""Look closer: a text's tokens coloured by what a pane changes, divergence by position, perplexities; and a file of prompts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from studio.ui.conversation import BASE, Conversation, Pane
 from studio.ui.guard import guarded
 from studio.ui.play_ask import Ask, answer_turn, refuse_while_training
 from studio.ui.play_form import PlayForm
-from studio.ui.play_sources import read_sources
 from studio.ui.studio import Studio
 
 FULL_COLOUR_NATS = 3.0
@@ -33,7 +32,7 @@ def wire(studio: Studio, form: PlayForm) -> None:
 
     def look(values: dict[Any, Any]) -> str:
         refuse_while_training(studio)
-        sources = read_sources(studio, values[form.model], values[form.quantization], values[form.adapters] or [])
+        sources = form.sources(studio.home, values)
         conversation = Conversation.from_json(values[form.kept])
         if not conversation.turns:
             raise PlayError("Nothing has been asked yet.", "Ask a question; then its answers can be looked at.")
@@ -58,17 +57,18 @@ def wire(studio: Studio, form: PlayForm) -> None:
 
 
 def closer_html(looked: Mapping[str, Any], panes: Sequence[Pane]) -> str:
-    """One block for each adapter against the base; for the base alone, its own probabilities."""
+    """One block for each other pane against the base; for the base alone, its own probabilities."""
     perplexity = looked["perplexity"]
     figures = markup.stats(markup.stat(f"perplexity, {pane.title}", f"{perplexity[pane.id]:.2f}") for pane in panes)
-    blocks = [_adapter_html(looked["tokens"], pane) for pane in panes if pane.id != BASE]
+    blocks = [_pane_html(looked["tokens"], pane) for pane in panes if pane.id != BASE]
     if not blocks:
-        blocks = [markup.notice("Pick an adapter to see what it changes; without one there are only the base's own probabilities.", "info")]
+        text = "Pick an adapter, or a quantized copy, to see what it changes; alone there are only the base's own probabilities."
+        blocks = [markup.notice(text, "info")]
         blocks.append(f'<div class="closer" tabindex="0">{"".join(_token_html(token, BASE) for token in looked["tokens"])}</div>')
     return figures + "".join(blocks)
 
 
-def _adapter_html(tokens: Sequence[Mapping[str, Any]], pane: Pane) -> str:
+def _pane_html(tokens: Sequence[Mapping[str, Any]], pane: Pane) -> str:
     body = "".join(_token_html(token, pane.id) for token in tokens)
     parts = next((place for place, token in enumerate(tokens) if _parts(token, pane.id)), None)
     where = (
@@ -90,8 +90,8 @@ def _parts(token: Mapping[str, Any], pane: str) -> bool:
 
 def _token_html(token: Mapping[str, Any], pane: str) -> str:
     base, other = token["panes"][BASE], token["panes"][pane]
-    lines = [f"log-probability: base {base['logprob']:.2f}" + (f", adapter {other['logprob']:.2f}" if pane != BASE else "")]
-    for name, side in (("base", base), *((("adapter", other),) if pane != BASE else ())):
+    lines = [f"log-probability: base {base['logprob']:.2f}" + (f", beside it {other['logprob']:.2f}" if pane != BASE else "")]
+    for name, side in (("base", base), *((("beside it", other),) if pane != BASE else ())):
         lines.append(f"{name}: " + ", ".join(f"{text!r} {share:.0%}" for text, share in side["top"]))
     mark = ' class="parts"' if pane != BASE and _parts(token, pane) else ""
     style = _colour(other["logprob"] - base["logprob"])
@@ -165,7 +165,7 @@ def _prompt_of(item: Any, where: str) -> str:
 def _answer_file(studio: Studio, form: PlayForm, path: str, values: dict[Any, Any], session: str) -> Iterator[tuple[Any, Any]]:
     """The table as it grows, each prompt a conversation of its own; at the end the CSV. Stop ends it with what there is."""
     prompts = read_prompts(Path(path))
-    sources = read_sources(studio, values[form.model], values[form.quantization], values[form.adapters] or [])
+    sources = form.sources(studio.home, values)
     conversation = Conversation(values[form.system].strip() or sources.system, sources.panes)
     rows: list[list[str]] = []
     for prompt in prompts:

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from studio.ui.play_sources import MOST_ADAPTERS, adapter_choices
+from studio.core.paths import StudioHome
+from studio.ui.play_sources import MOST_BESIDE, Sources, adapter_choices, read_sources
 from studio.ui.studio import Studio
 
 EXAMPLE = "Write a Python function named `clamp`.\n\nReturn value limited to the range from low to high."
 HELD_AS = [("bf16 or fp32, as the machine computes", "none"), ("int8", "int8"), ("4 bits, NF4", "nf4"), ("4 bits, FP4", "fp4")]
+SETTINGS = ("model", "quantization", "beside", "adapters", "system")
 
 
 class PlayTools(NamedTuple):
@@ -34,6 +36,7 @@ class PlayForm(NamedTuple):
 
     model: gr.Dropdown
     quantization: gr.Dropdown
+    beside: gr.Dropdown
     adapters: gr.Dropdown
     memory: gr.HTML
     prompt: gr.Textbox
@@ -62,9 +65,20 @@ class PlayForm(NamedTuple):
     def inputs(self) -> set[Any]:
         """What a question depends on."""
         return {
-            self.model, self.quantization, self.adapters, self.prompt, self.system, self.temperature, self.top_p, self.top_k, self.length,
-            self.seed, self.strength, self.blind, self.tests, self.kept, self.editing,
+            self.model, self.quantization, self.beside, self.adapters, self.prompt, self.system, self.temperature, self.top_p, self.top_k,
+            self.length, self.seed, self.strength, self.blind, self.tests, self.kept, self.editing,
         }  # fmt: skip
+
+    @property
+    def settings(self) -> list[Any]:
+        """What the browser remembers besides the conversation, in SETTINGS' order."""
+        return [self.model, self.quantization, self.beside, self.adapters, self.system]
+
+    def sources(self, home: StudioHome, values: dict[Any, Any]) -> Sources:
+        """What is asked. Raises what read_sources raises."""
+        return read_sources(
+            home, values[self.model], values[self.quantization], values[self.adapters] or [], values[self.beside] or []
+        )  # fmt: skip
 
     def sampling(self, values: dict[Any, Any]) -> dict[str, Any]:
         """The worker's sampling settings; an emptied field takes its default there."""
@@ -81,10 +95,14 @@ def build_form(studio: Studio) -> PlayForm:
         info="From the list, a hub id, a folder or a GGUF file.",
     )  # fmt: skip
     adapters = gr.Dropdown(
-        adapter_choices(studio), value=[], multiselect=True, max_choices=MOST_ADAPTERS, allow_custom_value=True, label="Adapters beside it",
+        adapter_choices(studio), value=[], multiselect=True, max_choices=MOST_BESIDE, allow_custom_value=True, label="Adapters beside it",
         info="Up to four: runs, or folders by their path. None asks the base alone.", elem_id="play-adapters",
     )  # fmt: skip
     quantization = gr.Dropdown(HELD_AS, value="none", label="Held in memory as", elem_id="play-quantization")
+    beside = gr.Dropdown(
+        HELD_AS, value=[], multiselect=True, max_choices=len(HELD_AS) - 1, label="The same base, also held as", elem_id="play-beside",
+        info="To see what quantization changes: each is a copy in memory and a pane of its own, without adapters.",
+    )  # fmt: skip
     memory = gr.HTML("", padding=False, elem_id="play-memory")
     prompt = gr.Textbox(EXAMPLE, label="Prompt", lines=5, max_lines=14, elem_id="prompt", info="Shift + Enter answers.")
     with gr.Row():
@@ -98,7 +116,7 @@ def build_form(studio: Studio) -> PlayForm:
         unload = gr.Button("Free the memory", size="sm", elem_id="free-memory")
     kept = gr.Textbox("", visible="hidden", label="conversation", elem_id="kept-conversation")
     editing = gr.Textbox("", visible="hidden", label="message being edited")
-    return PlayForm(model, quantization, adapters, memory, prompt, ask, stop, *settings, new, export, bring, unload, kept, editing)
+    return PlayForm(model, quantization, beside, adapters, memory, prompt, ask, stop, *settings, new, export, bring, unload, kept, editing)
 
 
 def _build_settings() -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ from studio.core.units import show_bytes, show_duration
 from studio.ui import markup
 from studio.ui.code_view import answer_html, show_text
 from studio.ui.conversation import BASE, Conversation, Pane, Turn
+from studio.ui.play_ask import Ask, Step, show_held
 
 EMPTY = markup.empty("Nothing asked yet", "Pick a base model, adapters beside it if you like, type a prompt and press Answer.")
 
@@ -41,6 +42,17 @@ def _state(pane: str, texts: Mapping[str, str], now: Sequence[str]) -> str:
     if pane in now:
         return "writing…" if texts.get(pane) else "reading the prompt…"
     return "done" if texts.get(pane) else "waits for its pass"
+
+
+def step_html(ask: Ask, step: Step) -> str:
+    """A question that is not answered yet, as it stands."""
+    if step.ahead:
+        return waiting_html(ask.user, step.ahead)
+    if step.texts is None:
+        return loading_html(ask.user)
+    panes = {pane.id: pane for pane in ask.sources.panes}
+    shown = [panes[key] for key in ask.order] or list(panes.values())
+    return writing_html(ask.user, shown, step.texts, step.now, bool(ask.order))
 
 
 def waiting_html(user: str, ahead: int) -> str:
@@ -118,9 +130,11 @@ def _how(turn: Turn, conversation: Conversation) -> str:
         passes = ["+".join(names.get(pane, pane) for pane in panes) for panes in how.get("passes", [])]
         batch = f"Answered in {len(passes)} passes ({', then '.join(passes)})"
     changed = [f"{names.get(pane, pane)} at strength {value:g}" for pane, value in (how.get("strengths") or {}).items() if value != 1]
-    weights = how.get("quantization") if how.get("quantization") not in (None, "none") else how.get("dtype", "")
-    parts = [f"{batch} by one model in memory ({weights})", f"prompt {how.get('prompt_tokens', 0):,} tokens", seed, *changed]
-    return " · ".join(part for part in parts if part) + "."
+    copies = [show_held(how), *map(str, (how.get("copies") or {}).values())]
+    held = "one model" if len(copies) == 1 else f"{len(copies)} copies of the base"
+    parts = [f"{batch} by {held} in memory ({', '.join(copies)})", f"prompt {how.get('prompt_tokens', 0):,} tokens", seed, *changed]
+    apart = f" {how['apart']}" if how.get("apart") else ""
+    return " · ".join(part for part in parts if part) + "." + apart
 
 
 def _verdict(turn: Turn, order: Sequence[Pane], index: int, blind: bool) -> str:
@@ -188,11 +202,12 @@ def memory_html(loaded: Mapping[str, Any] | None) -> str:
     """What the play worker holds."""
     if not loaded or not loaded.get("loaded"):
         return '<p class="how">No model in memory.</p>'
-    kind = loaded["dtype"] if loaded["quantization"] == "none" else loaded["quantization"]
+    held = [f"{show_held(copy)} ({show_bytes(copy['base_bytes'])})" for copy in (loaded, *loaded.get("copies", {}).values())]
     warnings = "".join(markup.notice(text, "warn") for text in loaded.get("warnings", []))
-    adapters = f" and {len(loaded['adapters'])} adapters" if loaded["adapters"] else ""
+    count = len(loaded["adapters"])
+    adapters = f", with {count} adapter{'s' if count > 1 else ''}" if count else ""
     return (
-        f'<p class="how">In memory: the base in {markup.escape(kind)} ({show_bytes(loaded["base_bytes"])}){adapters}; '
+        f'<p class="how">In memory: the base in {markup.escape(" and in ".join(held))}{adapters}; '
         f"the process holds {show_bytes(loaded['memory_bytes'])}. "
         f"Unloaded after 10 minutes without a question, and before a run trains.</p>{warnings}"
     )

@@ -1,22 +1,28 @@
-"""What can answer: base models by name, adapters from runs, from the home's adapters folder, or from any folder by its path."""
+"""What can answer: a base model by name, held in one way or in several; adapters from runs, the home's adapters folder, or any folder.
+
+Pure of Gradio: the command line asks with it too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from studio.core.errors import PlayError
-from studio.core.paths import RunPaths
+from studio.core.paths import RunPaths, StudioHome
 from studio.core.spec import ModelSpec
 from studio.jobs import store
 from studio.ui.conversation import BASE, Pane
 from studio.ui.studio import Studio
 
-MOST_ADAPTERS = 4
+MOST_BESIDE = 4
+"""Panes besides the base: adapters, and copies of the base that are held in another way."""
 RUN = "run:"
 FOLDER = "folder:"
 CONFIG = "adapter_config.json"
+HELD_AS = {"none": "not quantized", "int8": "int8", "nf4": "NF4", "fp4": "FP4"}
 
 
 @dataclass(frozen=True)
@@ -49,29 +55,39 @@ def base_of(studio: Studio, adapter: str) -> tuple[str, str] | None:
     return spec.model.id, spec.quantization
 
 
-def read_sources(studio: Studio, model_id: str, quantization: str, adapters: list[str]) -> Sources:
-    """Raises PlayError, RunNotFound, and MethodError later, when the worker reads the folders."""
+def read_sources(home: StudioHome, model_id: str, quantization: str, adapters: Sequence[str], beside: Sequence[str] = ()) -> Sources:
+    """The base held as `quantization` with `adapters` on it, and bare copies of it held as each of `beside`.
+
+    Raises PlayError, RunNotFound, and MethodError later, when the worker reads the folders.
+    """
     if not (model_id or "").strip():
         raise PlayError("No base model is picked.", "Pick one, or name a hub id or a folder.")
-    if len(adapters) > MOST_ADAPTERS:
-        raise PlayError(f"{len(adapters)} adapters are picked.", f"Pick at most {MOST_ADAPTERS}.")
+    if len(adapters) + len(beside) > MOST_BESIDE:
+        raise PlayError(
+            f"{len(adapters) + len(beside)} panes are picked beside the base.", f"Pick at most {MOST_BESIDE}, adapters and copies together."
+        )
+    twice = [held for held in beside if held == quantization]
+    if twice:
+        raise PlayError(f"The base is held in this way already: {HELD_AS[twice[0]]}.", "Pick another way beside it.")
     model, system = ModelSpec(id=model_id.strip()), ""
-    panes, folders = [Pane(BASE, "Base")], {}
+    panes, folders = [Pane(BASE, f"Base, {HELD_AS[quantization]}" if beside else "Base")], {}
     for adapter in adapters:
-        title, folder = _find_adapter(studio, adapter)
+        title, folder = _find_adapter(home, adapter)
         if adapter.startswith(RUN):
-            spec = store.read_run(studio.home, adapter.removeprefix(RUN)).spec
+            spec = store.read_run(home, adapter.removeprefix(RUN)).spec
             system = system or spec.data.system_prompt
             model = spec.model if spec.model.id == model.id else model
         panes.append(Pane(adapter, title))
         folders[adapter] = str(folder)
-    load = {"model": model.model_dump(mode="json"), "quantization": quantization, "adapters": folders}
+    copies = {f"{BASE}:{held}": held for held in beside}
+    panes += [Pane(pane, f"Base, {HELD_AS[held]}") for pane, held in copies.items()]
+    load = {"model": model.model_dump(mode="json"), "quantization": quantization, "adapters": folders, "beside": copies}
     return Sources(load, tuple(panes), system)
 
 
-def _find_adapter(studio: Studio, adapter: str) -> tuple[str, Path]:
+def _find_adapter(home: StudioHome, adapter: str) -> tuple[str, Path]:
     if adapter.startswith(RUN):
-        record = store.read_run(studio.home, adapter.removeprefix(RUN))
+        record = store.read_run(home, adapter.removeprefix(RUN))
         if not (record.paths.adapter / CONFIG).is_file():
             raise PlayError(f"The run {record.name} has no adapter.", "Pick a run that finished or was stopped after its first step.")
         return record.name, record.paths.adapter

@@ -21,8 +21,8 @@ from studio.ui import play_closer, play_markup
 from studio.ui.conversation import BASE, MOST_CHARACTERS, Conversation
 from studio.ui.guard import guarded
 from studio.ui.play_ask import Ask, answer_turn, refuse_while_training
-from studio.ui.play_form import PlayForm, build_form, build_tools
-from studio.ui.play_sources import RUN, adapter_choices, base_of, read_sources
+from studio.ui.play_form import SETTINGS, PlayForm, build_form, build_tools
+from studio.ui.play_sources import RUN, adapter_choices, base_of
 from studio.ui.studio import Studio
 
 CLICKS = """
@@ -91,14 +91,13 @@ def _wire_asking(studio: Studio, form: PlayForm, remembered: gr.BrowserState) ->
         gr.on([form.ask.click, form.prompt.submit], guarded(ask), form.inputs, outputs, **LINE),
         form.thread.submit(guarded(act), form.inputs, outputs, **LINE),
     ):
-        event.then(_to_remember, [form.kept, form.model, form.quantization, form.adapters, form.system], remembered, **QUIET)
+        event.then(_to_remember, [form.kept, *form.settings], remembered, **QUIET)
         event.failure(lambda: "", None, form.current, **QUIET)
     form.stop.click(stop, None, None, queue=False, **QUIET)
 
 
-def _to_remember(kept: str, model: str, quantization: str, adapters: list[str], system: str) -> dict[str, Any]:
-    settings = {"model": model, "quantization": quantization, "adapters": adapters, "system": system}
-    return {"conversation": kept, "settings": settings}
+def _to_remember(kept: str, *settings: Any) -> dict[str, Any]:
+    return {"conversation": kept, "settings": dict(zip(SETTINGS, settings, strict=True))}
 
 
 def _ask(studio: Studio, form: PlayForm, values: dict[Any, Any], session: str) -> Iterator[dict[Any, Any]]:
@@ -113,7 +112,7 @@ def _ask(studio: Studio, form: PlayForm, values: dict[Any, Any], session: str) -
 def _answer(
     studio: Studio, form: PlayForm, values: dict[Any, Any], session: str, conversation: Conversation, user: str, seed: int | None = None
 ) -> Iterator[dict[Any, Any]]:  # fmt: skip
-    sources = read_sources(studio, values[form.model], values[form.quantization], values[form.adapters] or [])
+    sources = form.sources(studio.home, values)
     conversation = conversation.asked_of(sources.panes, values[form.system].strip() or sources.system)
     sampling = form.sampling(values)
     if seed is not None:
@@ -121,8 +120,9 @@ def _answer(
     order = tuple(random.sample([pane.id for pane in sources.panes], len(sources.panes))) if values[form.blind] else ()
     yield {form.thread: play_markup.thread_html(conversation) if conversation.turns else "", form.current: play_markup.loading_html(user)}
     ended = False
-    for step in answer_turn(studio, Ask(user, conversation, sources, sampling, values[form.strength], order), session):
-        shown: dict[Any, Any] = {form.current: step.html}
+    ask = Ask(user, conversation, sources, sampling, values[form.strength], order)
+    for step in answer_turn(studio, ask, session):
+        shown: dict[Any, Any] = {form.current: "" if step.conversation else play_markup.step_html(ask, step)}
         if step.conversation is not None:
             ended = True
             shown |= {form.thread: play_markup.thread_html(step.conversation), form.kept: step.conversation.to_json(), form.editing: ""}
@@ -207,7 +207,7 @@ def _wire_tools(studio: Studio, form: PlayForm) -> None:
     def render(values: dict[Any, Any]) -> str:
         refuse_while_training(studio)
         conversation = Conversation.from_json(values[form.kept])
-        sources = read_sources(studio, values[form.model], values[form.quantization], values[form.adapters] or [])
+        sources = form.sources(studio.home, values)
         conversation = conversation.asked_of(conversation.panes, values[form.system].strip() or sources.system)
         user = values[form.prompt].strip()
         messages = conversation.messages(BASE, user) if user or not conversation.turns else conversation.before(
@@ -268,8 +268,8 @@ def connect(studio: Studio, page: gr.Blocks, tabs: gr.Tabs, runs_tab: Any, tab: 
         except PlayError:
             kept, shown = "", play_markup.EMPTY
         prompt = "" if kept else gr.skip()
-        return [kept, shown, prompt, gr.update(choices=choices, value=there), settings.get("model") or "starter",
-                settings.get("quantization") or "none", settings.get("system") or ""]  # fmt: skip
+        return [kept, shown, prompt, settings.get("model") or "starter", settings.get("quantization") or "none",
+                settings.get("beside") or [], gr.update(choices=choices, value=there), settings.get("system") or ""]  # fmt: skip
 
     def on_tab(event: gr.SelectData) -> Any:
         if event.value != "Playground":
@@ -278,7 +278,7 @@ def connect(studio: Studio, page: gr.Blocks, tabs: gr.Tabs, runs_tab: Any, tab: 
 
     opened = [form.adapters, form.model, form.quantization, form.kept, form.thread, form.editing, tabs]
     runs_tab.play.click(guarded(open_run), [runs_tab.selected, form.kept], opened, **QUIET)
-    restored = [form.kept, form.thread, form.prompt, form.adapters, form.model, form.quantization, form.system]
+    restored = [form.kept, form.thread, form.prompt, *form.settings]
     page.load(restore, tab.remembered, restored, **QUIET)
     tabs.select(on_tab, None, [form.adapters, form.memory], **QUIET)
 

@@ -74,6 +74,16 @@ def test_the_figures_under_an_answer():
     assert "Answered in 2 passes (Base, then " in html and "seed 7" in html
 
 
+def test_copies_of_the_base_are_told_with_how_each_is_held_and_how_much_it_takes():
+    how = {"passes": [["base"], ["x"]], "dtype": "bfloat16", "quantization": "none", "copies": {"x": "NF4"}, "apart": "By itself."}
+    html = play_markup.thread_html(conversation(how=how))
+    assert "Answered in 2 passes (Base, then x) by 2 copies of the base in memory (bfloat16, NF4)" in html
+    assert "likeliest token. By itself.</p>" in html
+    loaded = {"loaded": True, "quantization": "none", "dtype": "bfloat16", "base_bytes": 269_000_000, "memory_bytes": 900_000_000}
+    loaded |= {"adapters": {"a": ""}, "copies": {"x": {"quantization": "nf4", "dtype": "bfloat16", "base_bytes": 113_000_000}}}
+    assert "the base in bfloat16 (269 MB) and in NF4 (113 MB), with 1 adapter; the process holds 900 MB." in play_markup.memory_html(loaded)
+
+
 def test_a_blind_turn_tells_nothing_before_the_vote_and_all_after():
     panes = (Pane("base", "Base"), Pane("run:x", "Tuned"))
     turn = Turn("q", {"base": answer("one"), "run:x": answer("two")}, how={"blind": True, "order": ["run:x", "base"]})
