@@ -21,7 +21,7 @@ FILES = sorted((ROOT / "studio").rglob("*.py"))
 
 MAY_IMPORT = {
     # The form shows the methods' cards, the model's shape and the plan; these, as all else the page imports, stay free of torch.
-    "ui": {"jobs", "plots", "analysis", "data", "core", "methods", "models.plan", "models.hardware", "models.shape"},
+    "ui": {"jobs", "plots", "analysis", "data", "core", "methods", "models.plan", "models.comparison", "models.hardware", "models.shape"},
     # The command line starts the page, and does the rest over the same functions as the page does.
     "cli": {"ui", "jobs", "plots", "analysis", "data", "methods", "models", "core"},
     "train": {"methods", "models", "data", "core"},
@@ -43,7 +43,7 @@ HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "dataset
 """Seconds and hundreds of megabytes each: never in the UI's process."""
 
 ONLY_THIRD_PARTY = {"core": {"pydantic"}, "plots": {"plotly", "numpy", "pandas"}}
-LIGHT = re.compile(r"studio\.(ui|core|jobs|plots)(\..+)?|studio\.methods|studio\.models\.(plan|hardware|shape)")
+LIGHT = re.compile(r"studio\.(ui|core|jobs|plots)(\..+)?|studio\.methods|studio\.models\.(plan|comparison|hardware|shape)")
 
 
 def module_name(path: Path, root: Path = ROOT) -> str:

@@ -58,8 +58,9 @@ DRAWINGS = {"lora": lora, "qlora": qlora, "adapter": adapter, "prefix": prefix}
 
 
 def card_css() -> str:
-    """Rules that put each drawing above its option in the method radio, in DRAWINGS' order."""
+    """Rules that put each drawing above its option in the method radio, in DRAWINGS' order, and on its card in the comparison."""
     return "\n".join(
-        f'.method-cards label:nth-of-type({number})::before {{ background-image: url("data:image/svg+xml,{quote(draw())}"); }}'
-        for number, draw in enumerate(DRAWINGS.values(), 1)
+        f".method-cards label:nth-of-type({number})::before, .draw-{family} "
+        f'{{ background-image: url("data:image/svg+xml,{quote(draw())}"); }}'
+        for number, (family, draw) in enumerate(DRAWINGS.items(), 1)
     )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from studio.core.units import show_bytes, show_count, show_duration, show_share
+from studio.models.comparison import FamilyComparison
 from studio.models.plan import Alternative, Plan
 from studio.ui import markup
+from studio.ui.family_cards import families_html
 
 LEVEL_KINDS = {"fits": "good", "tight": "warn", "too large": "bad"}
 LEVEL_WORDS = {"fits": "It fits.", "tight": "It is tight.", "too large": "Too large for this machine."}
@@ -16,8 +20,8 @@ def problems_html(problems: list[str]) -> str:
     return f'<div class="notice bad" role="alert"><b>This cannot run yet</b><ul>{items}</ul></div>'
 
 
-def plan_html(plan: Plan) -> str:
-    """Figures, verdict, memory by part against the device, and the other methods at the same settings."""
+def plan_html(plan: Plan, families: Sequence[FamilyComparison] = ()) -> str:
+    """Figures, verdict, memory by part against the device, the other methods at the same settings, and what each of them adds."""
     duration = plan.duration
     figures = markup.stats([
         markup.stat("trained", show_count(plan.trainable_parameters),
@@ -28,7 +32,8 @@ def plan_html(plan: Plan) -> str:
     ])  # fmt: skip
     verdict = markup.notice(plan.verdict.sentence, LEVEL_KINDS[plan.verdict.level], LEVEL_WORDS[plan.verdict.level])
     advice = "".join(markup.notice(text) for text in plan.advice)
-    return figures + verdict + _memory(plan) + advice + _alternatives(plan) + _assumptions(plan)
+    cards = families_html(families) if families else ""
+    return figures + verdict + _memory(plan) + advice + _alternatives(plan) + cards + _assumptions(plan)
 
 
 def _memory(plan: Plan) -> str:

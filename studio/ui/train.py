@@ -15,9 +15,11 @@ from studio.core.errors import SpecError, StudioError
 from studio.core.spec import RunSpec
 from studio.jobs import runner, store
 from studio.methods import get_method
+from studio.models.comparison import compare_families
 from studio.models.plan import check, make_plan
 from studio.models.shape import find_shape
 from studio.ui import data_panel, markup, plan_panel
+from studio.ui.family_cards import KEEP_OPEN
 from studio.ui.form import FAMILY_GROUP, Form
 from studio.ui.guard import guarded
 from studio.ui.studio import Studio
@@ -50,7 +52,7 @@ def build(studio: Studio) -> TrainTab:
             _training_section(form)
         with gr.Column(scale=5, min_width=340, elem_classes="consequence"):
             gr.HTML(markup.heading("5", "The plan", "What these choices cost, before anything is downloaded or started."))
-            plan = gr.HTML(plan_html(studio, load_preset("quickstart")), elem_id="plan", padding=False)
+            plan = gr.HTML(plan_html(studio, load_preset("quickstart")), elem_id="plan", padding=False, js_on_load=KEEP_OPEN)
             train = gr.Button("Train", variant="primary", size="lg", elem_id="train-button")
             with gr.Accordion("As JSON, and from the command line", open=False):
                 spec_json = gr.Code(language="json", label="spec.json", interactive=False, max_lines=18)
@@ -194,7 +196,7 @@ def plan_html(studio: Studio, data: dict[str, Any]) -> str:
         problems = check(spec, shape)
         if problems:
             return plan_panel.problems_html(problems)
-        return plan_panel.plan_html(make_plan(spec, shape, studio.hardware))
+        return plan_panel.plan_html(make_plan(spec, shape, studio.hardware), compare_families(spec, shape, studio.hardware))
     except SpecError as error:
         return plan_panel.problems_html(error.problems)
     except StudioError as error:
