@@ -72,20 +72,20 @@ def train(spec: RunSpec, paths: RunPaths) -> dict[str, Any]:
 
 def watch_cpu(child: subprocess.Popen[bytes], paths: RunPaths) -> float:
     """CPU seconds per sample between the first training step and the last one seen, polled until the child ends."""
-    process, size, seen = psutil.Process(child.pid), 0, []
+    process, size, seen = psutil.Process(child.pid), 0, {}
     while child.poll() is None:
         time.sleep(POLL_S)
         grown = paths.metrics.stat().st_size if paths.metrics.exists() else 0
         if grown == size:
             continue
         size = grown
-        steps = [line["step"] for line in read_lines(paths.metrics)[0] if line.get("loss") is not None]
-        if steps and psutil.pid_exists(child.pid):
+        step = max((line["step"] for line in read_lines(paths.metrics)[0] if line.get("loss") is not None), default=0)
+        if step and step not in seen:
             times = process.cpu_times()
-            seen.append((steps[-1], times.user + times.system))
-    if len(seen) < 2 or seen[0][0] == seen[-1][0]:
+            seen[step] = times.user + times.system
+    if len(seen) < 2:
         return float("nan")
-    return (seen[-1][1] - seen[0][1]) / (BATCH * (seen[-1][0] - seen[0][0]))
+    return (seen[max(seen)] - seen[min(seen)]) / (BATCH * (max(seen) - min(seen)))
 
 
 def collect(home: StudioHome, options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
