@@ -165,6 +165,16 @@ def test_a_deleted_run_comes_back(finished: RunPaths, home: StudioHome, capsys: 
     assert [run.id for run in store.list_runs(home)] == [RUN]
 
 
+def test_the_plan_shows_what_each_method_adds_beside_the_lectures_words(home: StudioHome, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--home", str(home.root), "plan", "lecture"]) == 0
+    text = capsys.readouterr().out
+    assert "LoRA: 851,968 parameters, 0.0689 %" in text and "self_attn.v_proj A 8 × 2048, B 512 × 8: 20,480" in text
+    assert "lecture: 262,144 for 16 virtual tokens (Llama-3.2-1B). Counted here, it holds: 262,144" in text
+    assert main(["--home", str(home.root), "plan", "lecture", "--json"]) == 0
+    families = json.loads(capsys.readouterr().out.splitlines()[-1])["families"]
+    assert [item["card"]["parameters"] for item in families] == [851_968, 851_968, 16 * 264_256, 262_144]
+
+
 def test_presets_are_listed(home: StudioHome, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets"]) == 0
     assert "lecture     meta-llama/Llama-3.2-1B" in capsys.readouterr().out

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from studio.cli.output import print_json, print_table
 from studio.cli.serve import ensure_starter
@@ -14,6 +14,9 @@ from studio.core.paths import StudioHome
 from studio.core.spec import RunSpec, with_overrides
 from studio.core.units import show_bytes, show_count, show_duration
 from studio.jobs.worker import Worker
+
+if TYPE_CHECKING:
+    from studio.models.comparison import FamilyComparison
 
 
 def add_verbs(verbs: Any) -> None:
@@ -36,12 +39,38 @@ def add_verbs(verbs: Any) -> None:
 
 
 def run_plan(options: argparse.Namespace, home: StudioHome) -> int:
-    plan = plan_run(read_checked_spec(options.spec, options.set), home)
+    spec = read_checked_spec(options.spec, options.set)
+    plan = plan_run(spec, home)
+    families = compare_on_this_machine(spec, home)
     if options.json:
-        print_json(plan)
+        print_json({**plan, "families": [family.to_json() for family in families]})
     else:
-        print("\n".join(describe_lines(plan)))
+        print("\n".join([*describe_lines(plan), "what each method adds, counted, and what the lecture says", *family_lines(families)]))
     return 0
+
+
+def compare_on_this_machine(spec: RunSpec, home: StudioHome) -> tuple[FamilyComparison, ...]:
+    """The comparison the page shows under its plan."""
+    from studio.models.comparison import compare_families
+    from studio.models.hardware import detect_hardware
+    from studio.models.shape import find_shape
+
+    return compare_families(spec, find_shape(spec.model.id, home), detect_hardware())
+
+
+def family_lines(families: Sequence[FamilyComparison]) -> Iterator[str]:
+    """Each family as a few lines: what is counted first, then the lecture's words and figures."""
+    for family in families:
+        card, said = family.card, family.lecture
+        sizes = f"{100 * card.share:.3g} %, {show_bytes(card.adapter_bytes)} on disk, base {show_bytes(family.base_bytes)}"
+        yield f"  {card.title}: {show_count(card.parameters)} parameters, {sizes} ({family.quantization})"
+        yield f"    {card.formula}"
+        places = "; ".join(f"{part.place} {part.shapes}: {part.parameters:,}" for part in card.parts)
+        yield f"    counted in {card.layers} layers: {places}" if card.layers > 1 else f"    counted: {places}"
+        yield f"    lecture: adds {said.added} ({said.core}); good for {said.good_for}"
+        yield f"    lecture: training size {said.training_size}; change of architecture: {said.architecture_change}"
+        for check in family.checks:
+            yield f"    lecture: {check.claim}. {check.how}, it {'holds' if check.agrees else 'does not hold'}: {check.found}"
 
 
 def run_preview(options: argparse.Namespace, home: StudioHome) -> int:
