@@ -124,9 +124,9 @@ class Engine:
         for names in passes:
             emit("pass", {"panes": names})
             states |= {state.name: state for state in self._run(names, prompts, settings, question.strengths)}
-        for pane, stream in streams.items():
-            if rest := stream.finish():
-                emit("token", {"pane": pane, "text": rest})
+            for pane in names:
+                if rest := streams[pane].finish():
+                    emit("token", {"pane": pane, "text": rest})
         answers = [asdict(_answer(states[pane], streams[pane].text, len(prompt))) for pane, prompt in prompts.items()]
         return {
             "panes": answers, "mixed_batch": len(passes) == 1 and len(prompts) > 1, "passes": passes,
