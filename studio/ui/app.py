@@ -16,6 +16,7 @@ from studio.jobs import store
 from studio.jobs.queue import QueueThread
 from studio.ui import markup, playground, quantization, rank, runs, train
 from studio.ui.drawings import card_css
+from studio.ui.lazy import build_on_visit
 from studio.ui.studio import Studio
 from studio.ui.theme import studio_theme
 
@@ -37,9 +38,9 @@ def build_page(studio: Studio) -> gr.Blocks:
             with gr.Tab("Playground", id="playground"):
                 playground_tab = playground.build(studio, remembered)
             with gr.Tab("Quantization", id="quantization") as quantization_tab:
-                quantization.build(studio, quantization_tab)
+                build_on_visit(quantization_tab, lambda: quantization.build(studio, quantization_tab))
             with gr.Tab("Rank", id="rank") as rank_tab:
-                rank.build(studio, rank_tab)
+                build_on_visit(rank_tab, lambda: rank.build(studio, rank_tab))
         _connect(studio, page, tabs, train_tab, runs_tab, playground_tab)
     # The page's events are no public API (the command line is): describing them would double what every visit loads.
     for event in page.fns.values():

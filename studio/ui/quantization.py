@@ -15,6 +15,7 @@ from studio.ui import figure, heat_map, markup, nf4_by_hand, quantization_effect
 from studio.ui import quantization_view as view
 from studio.ui.figure import Figure
 from studio.ui.guard import guarded
+from studio.ui.lazy import on_visit
 from studio.ui.studio import Studio
 
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -126,7 +127,7 @@ def _wire(studio: Studio, tab: gr.Tab, choice: Choice, measure: gr.Button, widge
         return [picked, *module_values(studio, (model, block_size, double_quant), kind, picked)]
 
     outputs = [*widgets.outputs, choice.module]
-    tab.select(guarded(first_look), choice.widgets, outputs, **QUIET)
+    gr.on(on_visit(tab), guarded(first_look), choice.widgets, outputs, **QUIET)
     measure.click(guarded(run), choice.widgets, outputs, **QUIET)
     gr.on([choice.block_size.input, choice.double_quant.input], guarded(run), choice.widgets, outputs, **QUIET)
     choice.kind.input(guarded(other_kind), choice.widgets, [widgets.heat, *widgets.module_outputs], **QUIET)
