@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 HEIGHT = 320
+MARKED = 128
+"""Up to so many values each has a dot of its own."""
 
 
 class SpectrumInfo(NamedTuple):
@@ -69,8 +71,9 @@ def spectrum_figure(info: SpectrumInfo) -> go.Figure:
         line = {"color": MUTED, "width": 1.2}
         name = f"{info.kind}, median of all layers"
         figure.add_trace(go.Scatter(x=index, y=_positive(info.typical), name=name, mode="lines", line=line, hovertemplate=hover))
+    mode = "lines+markers" if len(index) <= MARKED else "lines"
     figure.add_trace(
-        go.Scatter(x=index, y=_positive(info.values), name="this module", mode="lines+markers", line={"color": TRAINED, "width": 2.2},
+        go.Scatter(x=index, y=_positive(info.values), name="this module", mode=mode, line={"color": TRAINED, "width": 2.2},
                    marker={"size": 7}, hovertemplate=hover)
     )  # fmt: skip
     if info.noise_floor > 0:

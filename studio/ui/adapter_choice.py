@@ -1,26 +1,34 @@
-"""Which adapters can be looked into: runs of LoRA's family that saved one, and adapters dropped into the home; any folder can be typed."""
+"""Which adapters of a family can be looked into: runs that saved one, and folders dropped into the home; any folder can be typed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from studio.core.paths import RunPaths
+from studio.core.files import read_json
+from studio.core.paths import RUN_ID, RunPaths
 from studio.jobs import store
+from studio.methods.adapter_folder import FAMILIES
 from studio.ui.studio import Studio
 
-FAMILIES = ("lora", "qlora")
+LORA = ("lora", "qlora")
 CONFIG = "adapter_config.json"
 
 
-def adapter_choices(studio: Studio) -> list[tuple[str, str]]:
-    """(title, value) of each; the value is a run's id or a folder's path. Newest runs first."""
+def adapter_choices(studio: Studio, families: Sequence[str] = LORA) -> list[tuple[str, str]]:
+    """(title, value) of each of `families`; the value is a run's id or a folder's path. Newest runs first."""
     runs = [
         (f"{run.name} · {run.created:%d %b %H:%M}", run.id)
         for run in store.list_runs(studio.home)
-        if run.family in FAMILIES and has_adapter(RunPaths(studio.home.runs / run.id))
+        if run.family in families and has_adapter(RunPaths(studio.home.runs / run.id))
     ]
-    dropped = [(f"{path.name} (folder)", str(path)) for path in sorted(studio.home.adapters.glob("*")) if (path / CONFIG).is_file()]
+    dropped = [(f"{path.name} (folder)", str(path)) for path in sorted(studio.home.adapters.glob("*")) if _family(path) in families]
     return [*runs, *dropped]
+
+
+def _family(folder: Path) -> str:
+    """The family of the adapter in a folder; '' where there is none."""
+    return FAMILIES.get(str((read_json(folder / CONFIG) or {}).get("peft_type")), "")
 
 
 def has_adapter(paths: RunPaths) -> bool:
@@ -30,7 +38,10 @@ def has_adapter(paths: RunPaths) -> bool:
 
 def title_of(studio: Studio, value: str) -> str:
     """A short name for a run's id or a folder."""
-    return next((title.partition(" · ")[0] for title, known in adapter_choices(studio) if known == value), Path(value).name)
+    paths = RunPaths(studio.home.runs / value)
+    if not RUN_ID.fullmatch(value) or not paths.spec.is_file():
+        return Path(value).name
+    return store.read_notes(paths).name or str((read_json(paths.spec) or {}).get("name") or value)
 
 
 def base_of(studio: Studio, adapter: str, stated: str) -> str:

@@ -27,6 +27,11 @@ def progress_bar(share: float, label: str, kind: str = "") -> str:
     )
 
 
+def waiting(phrase: str) -> str:
+    """A bar that moves while nobody knows how long, with what is being done in words."""
+    return f'{progress_bar(0, phrase, "waiting")}<p class="how">{escape(phrase)}</p>'
+
+
 def stacked_bar(parts: Sequence[tuple[str, float]], limit: float, marks: Sequence[tuple[str, float]] = ()) -> str:
     """Labelled parts of a whole drawn to the scale of the larger of their sum and `limit`, which is drawn as a line."""
     total = sum(value for _, value in parts)

@@ -48,16 +48,12 @@ def measure(studio: Studio, model: str, block_size: int, double_quant: bool, pic
         raise AnalysisError("A run is training and needs the memory.", "Wait until it has ended, or stop it.")
     worker = Worker("studio.analysis.effect", studio.home.root / "logs" / "effect.log", arguments=["--home", str(studio.home.root)])
     asked = {"model": model, "layer": layer, "module": module, "block_size": int(block_size), "double_quant": bool(double_quant)}
-    yield waiting_html("Starting")
+    yield markup.waiting("Starting")
     try:
         for event in worker.stream("effect", **asked):
-            yield effect_html(event.data) if event.name == "done" else waiting_html(str(event.data))
+            yield effect_html(event.data) if event.name == "done" else markup.waiting(str(event.data))
     finally:
         worker.close()
-
-
-def waiting_html(phrase: str) -> str:
-    return f'{markup.progress_bar(0, phrase, "waiting")}<p class="how">{markup.escape(phrase)}</p>'
 
 
 def effect_html(data: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The Rank tab: which directions an adapter learned, module by module and over training; two adapters compared; and rank by hand."""
+"""The Rank tab: which directions an adapter or a whole model learned; what a prompt does inside other methods; and rank by hand."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from studio.core.errors import StudioError
-from studio.ui import adapter_choice, figure, heat_map, markup, rank_by_hand, rank_compare, rank_sweep
+from studio.ui import adapter_choice, figure, heat_map, insides, markup, rank_by_hand, rank_compare, rank_sweep, rank_tuned
 from studio.ui import rank_view as view
 from studio.ui.figure import Figure
 from studio.ui.guard import guarded
+from studio.ui.lazy import on_visit
 from studio.ui.studio import Studio
 
 QUIET = {"show_progress": "hidden", "concurrency_limit": 4, "concurrency_id": "analysis"}
@@ -53,6 +54,10 @@ def build(studio: Studio, tab: gr.Tab) -> None:
             _run_tab(studio, tab)
         with gr.Tab("Compare two", id="rank-compare") as compare:
             rank_compare.build(studio, compare)
+        with gr.Tab("A tuned model", id="rank-tuned-tab") as tuned:
+            rank_tuned.build(studio, tuned)
+        with gr.Tab("Inside an adapter", id="rank-insides") as inside:
+            insides.build(studio, inside)
         with gr.Tab("Sweep", id="rank-sweep-tab") as sweep:
             rank_sweep.build(studio, sweep)
         with gr.Tab("By hand", id="rank-hand") as hand:
@@ -115,7 +120,7 @@ def _wire(studio: Studio, tab: gr.Tab, choice: Choice, widgets: Widgets) -> None
         return view.inside_html(studio.analysis.call("inside", adapter=adapter, base=base, layer=layer, module=module), base)
 
     opened_outputs = [choice.step, choice.module, *widgets.outputs]
-    tab.select(guarded(open_tab), choice.widgets, [choice.adapter, *opened_outputs], **QUIET)
+    gr.on(on_visit(tab), guarded(open_tab), choice.widgets, [choice.adapter, *opened_outputs], **QUIET)
     choice.adapter.input(guarded(choose), [choice.adapter, choice.measure], opened_outputs, **QUIET)
     gr.on([choice.step.input, choice.measure.input], guarded(redraw), choice.widgets, widgets.outputs, trigger_mode="always_last", **QUIET)
     clicked = [choice.module, widgets.module, *widgets.spectrum.outputs, widgets.inside]
