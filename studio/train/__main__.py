@@ -18,7 +18,7 @@ from studio.core.files import read_json, read_lines, write_json
 from studio.core.paths import RunPaths, StudioHome
 from studio.core.records import RunResult, RunStatus
 from studio.core.spec import RunSpec
-from studio.train.process import claim_run, clear_last_attempt, stop_on_signal, wait_asleep
+from studio.train.process import Place, claim_run, stop_on_signal, wait_asleep
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,9 +33,16 @@ def main(arguments: list[str] | None = None) -> int:
     except StudioError as error:
         print(error, file=sys.stderr)
         return 1
+    place = Place(paths)
     stop_on_signal(paths)
     wait_asleep()
-    return end(paths, work(paths, options.resume, options.home))
+    result = work(paths, options.resume, options.home)
+    try:
+        place.check()
+    except StudioError as error:  # a result under the old path would make a folder there that is no run
+        print(f"failed: {error}", flush=True)
+        return 1
+    return end(paths, result)
 
 
 def work(paths: RunPaths, resume: Path | None, home: Path | None) -> RunResult:
@@ -45,7 +52,7 @@ def work(paths: RunPaths, resume: Path | None, home: Path | None) -> RunResult:
     warnings.simplefilter("ignore", FutureWarning)
     try:
         if resume is not None:
-            clear_last_attempt(paths)
+            paths.result.unlink(missing_ok=True)
         data = read_json(paths.spec)
         if data is None:
             raise RunError(f"{paths.spec} is missing or no JSON.", "Start the run from the studio.")
@@ -82,8 +89,9 @@ def failed(paths: RunPaths, error: StudioError, started: float) -> RunResult:
 
 
 def end(paths: RunPaths, result: RunResult) -> int:
-    """Write result.json; where even that fails, the log says so and the exit code is 1."""
+    """Write the last phase and then result.json; where even that fails, the log says so and the exit code is 1."""
     try:
+        write_json(paths.progress, {**(read_json(paths.progress) or {}), "phase": result.status.value})
         write_json(paths.result, result.to_json())
     except StudioError as error:
         print(f"the result could not be written: {error}", flush=True)

@@ -20,6 +20,7 @@ from studio.core.paths import RunPaths
 from studio.core.records import Progress, SampleRecord, StepRecord
 from studio.core.spec import RunSpec
 from studio.train.engine import NOT_FINITE, Engine
+from studio.train.process import Place
 from studio.train.samples import answer_prompts
 from studio.train.snapshots import save_snapshot
 
@@ -30,11 +31,13 @@ class ProgressFile:
     """progress.json, written at most twice a second unless the phase changes."""
 
     def __init__(self, paths: RunPaths) -> None:
-        self.path = paths.progress
+        self.path, self.place = paths.progress, Place(paths)
         self.last = Progress("")
         self.written_at = 0.0
 
     def show(self, phase: str, step: int = 0, total_steps: int = 0) -> None:
+        """Raises RunError where the run's folder was moved or deleted."""
+        self.place.check()
         now = time.monotonic()
         progress = Progress(phase, step, total_steps)
         if phase == self.last.phase and now - self.written_at < PROGRESS_INTERVAL_S and step != total_steps:
@@ -102,6 +105,7 @@ class Recorder(TrainerCallback):
         return control
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any) -> None:
+        self.progress.place.check()
         if "train_runtime" in logs:
             return
         seconds, tokens = self.seconds, self.engine.tokens

@@ -1,7 +1,8 @@
 """The training child as a process: who works on a run, how it is asked to end, and how it uses the CPU.
 
 process.json names the worker by pid and start time, because a pid is used again. It is made with O_EXCL, so of two children started
-for one run one gives up; what a dead worker left behind is replaced.
+for one run one gives up; what a dead worker left behind is replaced. A worker whose folder is moved or deleted ends: what it went on
+writing under the old path nobody would find.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from studio.core.paths import RunPaths
 def claim_run(paths: RunPaths) -> None:
     """Write process.json for this process. Raises RunError where another live process works on the run."""
     mine = {"pid": os.getpid(), "started": psutil.Process().create_time()}
+    if not is_alive(read_json(paths.process) or {}):
+        paths.stop.unlink(missing_ok=True)  # meant for a worker that is dead; this one can only be asked once it is named
     try:
         os.close(os.open(paths.process, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
     except FileExistsError:
@@ -44,6 +47,29 @@ def is_alive(process: dict[str, object]) -> bool:
         return False
 
 
+class Place:
+    """The run's folder as it was when this process began; one that was moved away, or made anew under its name, is another."""
+
+    def __init__(self, paths: RunPaths) -> None:
+        self.folder = paths.folder
+        self.mark = self._look()
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            found = self.folder.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def check(self) -> None:
+        """Raises RunError where the folder is not here any more."""
+        if self._look() != self.mark:
+            raise RunError(
+                f"The run's folder {self.folder} was moved or deleted while the run was at work, so it ended.",
+                "Start the studio on the home where it is now: the run goes on from its last checkpoint.",
+            )
+
+
 def stop_on_signal(paths: RunPaths) -> None:
     """SIGTERM then means the same as the stop file: save, and end."""
 
@@ -51,14 +77,6 @@ def stop_on_signal(paths: RunPaths) -> None:
         paths.stop.touch()
 
     signal.signal(signal.SIGTERM, request_stop)
-
-
-def clear_last_attempt(paths: RunPaths) -> None:
-    """Before a resume: remove how the run ended, and a stop request that is older than that end."""
-    if paths.result.exists():
-        if paths.stop.exists() and paths.stop.stat().st_mtime <= paths.result.stat().st_mtime:
-            paths.stop.unlink(missing_ok=True)
-        paths.result.unlink(missing_ok=True)
 
 
 def wait_asleep() -> None:

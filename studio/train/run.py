@@ -17,7 +17,7 @@ import torch
 from transformers import TrainingArguments, set_seed
 
 from studio.core.errors import DataError, OutOfMemory, SetupError
-from studio.core.files import append_line, folder_bytes, read_lines, write_atomic, write_json
+from studio.core.files import folder_bytes, read_lines, write_atomic, write_json
 from studio.core.paths import RunPaths, StudioHome
 from studio.core.records import RunResult, RunStatus, StepRecord
 from studio.core.spec import RunSpec
@@ -58,6 +58,7 @@ def train(spec: RunSpec, paths: RunPaths, home: StudioHome, resume: Path | None 
         progress.show("loading the model")
         base = load_base(spec, home)
         model, material = attach_method(base, train_rows, held_out, spec)
+        progress.place.check()
         write_json(paths.environment, describe_environment(str(base.device), base.dtype, material.compute, data.fingerprint))
         engine = build_engine(model, spec, paths, material, origin, resume)
         recorder = Recorder(engine, spec, paths, tokenizer, progress)
@@ -180,12 +181,10 @@ def continue_curve(paths: RunPaths, recorder: Recorder, resume: Path | None) -> 
     """Begin the curve anew, or drop what it holds beyond the checkpoint, which is trained again, and remember what was evaluated."""
     last = -1 if resume is None else checkpoint_step(resume)
     for path in (paths.metrics, paths.samples):
-        lines, _ = read_lines(path)
-        kept = [line for line in lines if last is not None and line.get("step", 0) <= last]
-        if len(kept) != len(lines) or path.exists():
-            write_atomic(path, "")
-            for line in kept:
-                append_line(path, line)
+        if path.exists():
+            kept = [line for line in read_lines(path)[0] if last is not None and line.get("step", 0) <= last]
+            # In one piece: killed at any moment, the run has the old curve or the new one.
+            write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
     for line in read_lines(paths.metrics)[0]:
         record = StepRecord.from_json(line)
         recorder.seconds_before = max(recorder.seconds_before, record.seconds)

@@ -17,7 +17,8 @@ import pytest
 from safetensors.torch import load_file
 
 from studio.core.files import read_json, read_lines
-from studio.core.paths import RunPaths
+from studio.core.paths import RunPaths, StudioHome
+from studio.core.records import RunStatus
 from studio.core.spec import RunSpec
 from studio.train import __main__ as entry
 
@@ -46,6 +47,13 @@ def wait_for(condition: Callable[[], bool], paths: RunPaths, timeout_s: float = 
         time.sleep(0.05)
 
 
+class _Remembers:
+    """As much of a recorder as the curve's beginning needs."""
+
+    def __init__(self) -> None:
+        self.seconds_before, self.eval_losses = 0.0, {}
+
+
 def trained_steps(paths: RunPaths) -> int:
     return max((line["step"] for line in read_lines(paths.metrics)[0]), default=0)
 
@@ -60,6 +68,7 @@ def test_a_child_trains_stops_and_resumes(make_spec: MakeSpec, make_run: MakeRun
     os.kill(child.pid, signal.SIGTERM)
     assert child.wait(60) == 0, paths.log.read_text()
     stopped = result(paths)
+    assert (read_json(paths.progress) or {}) == {"phase": "stopped", "step": stopped["steps"], "total_steps": 2000}
     assert stopped["status"] == "stopped" and stopped["steps"] >= 2
     assert load_file(paths.adapter / "adapter_model.safetensors")
     log = paths.log.read_text()
@@ -69,6 +78,7 @@ def test_a_child_trains_stops_and_resumes(make_spec: MakeSpec, make_run: MakeRun
     data = read_json(paths.spec) or {}
     data["training"]["max_steps"] = steps + 3
     paths.spec.write_text(json.dumps(data), encoding="utf-8")
+    entry.claim_run(paths)
     finished = entry.work(paths, paths.checkpoints / f"step-{steps:06d}", None)
     assert finished.status.value == "finished" and finished.steps == steps + 3
     assert [line["step"] for line in read_lines(paths.metrics)[0] if "loss" in line] == list(range(1, steps + 4))
@@ -86,6 +96,81 @@ def test_a_killed_child_leaves_whole_files(make_spec: MakeSpec, make_run: MakeRu
     paths.stop.touch()
     resumed = entry.work(paths, newest, None)
     assert resumed.status.value == "stopped" and resumed.steps == int(newest.name[5:]) + 1
+
+
+@pytest.mark.faults
+def test_killed_while_a_resume_cuts_its_curve_a_run_keeps_it(home: StudioHome) -> None:
+    """Killed before any line of what writes it, the curve is the old one or the new one, never less."""
+    from studio.train.run import continue_curve
+
+    paths = RunPaths(home.runs / "run")
+    paths.folder.mkdir()
+    lines = [{"step": step, "loss": 1 / step, "note": "ü"} for step in range(1, 9)]
+    checkpoint = paths.checkpoints / "step-000005"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").touch()
+    seen, moment = set(), 0
+    while kill_before_line(moment, lambda: continue_curve(paths, _Remembers(), checkpoint), paths, lines):  # type: ignore[arg-type]
+        left = read_lines(paths.metrics)[0]
+        assert left in (lines, lines[:5]), moment
+        seen.add(len(left))
+        moment += 1
+    assert seen == {8, 5} and moment > 40
+    assert read_lines(paths.metrics)[0] == lines[:5]
+
+
+def kill_before_line(number: int, action: Callable[[], None], paths: RunPaths, curve: list[dict[str, Any]]) -> bool:
+    """Do `action` on the curve until it would execute its line `number`, counted over all the studio's code; whether it came so far."""
+
+    class Killed(BaseException):
+        pass
+
+    count = 0
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        nonlocal count
+        if not frame.f_code.co_filename.startswith(str(ROOT / "studio")):
+            return None
+        if event == "line":
+            if count == number:
+                raise Killed
+            count += 1
+        return trace
+
+    paths.metrics.write_text("".join(json.dumps(line) + "\n" for line in curve), encoding="utf-8")
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        action()
+    except Killed:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.faults
+def test_a_run_whose_home_moves_ends_and_goes_on_there(make_spec: MakeSpec, make_run: MakeRun, home: StudioHome) -> None:
+    """It writes nothing under the old path, says in its log why it ended, and is offered as lost with its last checkpoint."""
+    from studio.jobs import runner, store
+
+    paths = make_run(make_spec(max_steps=2000, save_every=1, log_every=1), "20260101-000000-run")
+    child = start(paths)
+    wait_for(lambda: trained_steps(paths) >= 3, paths)
+    moved = StudioHome(home.root.with_name("moved"))
+    home.root.rename(moved.root)
+    there = moved.run(paths.id)
+    assert child.wait(60) == 1
+    assert not home.root.exists()
+    assert "was moved or deleted while the run was at work" in there.log.read_text() and "Traceback" not in there.log.read_text()
+    assert store.read_status(there) is RunStatus.LOST
+    newest = runner.list_checkpoints(there)[-1]
+    data = read_json(there.spec) or {}
+    data["training"]["max_steps"] = steps = int(newest.name[5:]) + 2
+    there.spec.write_text(json.dumps(data), encoding="utf-8")
+    runner.resume_run(moved, paths.id)
+    assert list(runner.wait_for_run(moved, paths.id, every_s=0.1))[-1] is RunStatus.FINISHED, there.log.read_text()
+    assert [line["step"] for line in read_lines(there.metrics)[0] if "loss" in line] == list(range(1, steps + 1))
 
 
 @pytest.mark.faults
@@ -139,6 +224,7 @@ def test_a_bad_spec_is_a_named_failure(home: Any, text: str, kind: str, words: s
     assert found.error is not None and found.error["error"] == kind and words in found.error["message"]
     assert entry.end(paths, found) == 1
     assert result(paths)["error"]["error"] == kind
+    assert (read_json(paths.progress) or {})["phase"] == "failed"
     assert words in capsys.readouterr().out
 
 

@@ -17,7 +17,7 @@ from studio.core.errors import RunError
 from studio.core.files import read_json, write_json
 from studio.core.paths import RunPaths
 from studio.train import process
-from studio.train.process import claim_run, clear_last_attempt, count_threads, is_alive, stop_on_signal, trained_on_cpu
+from studio.train.process import Place, claim_run, count_threads, is_alive, stop_on_signal, trained_on_cpu
 
 
 @pytest.fixture
@@ -82,15 +82,40 @@ def test_sigterm_asks_to_stop(paths: RunPaths) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize(("stop_age_s", "kept"), [(10, False), (-10, True)])
-def test_a_stop_older_than_the_last_end_is_history(paths: RunPaths, stop_age_s: int, kept: bool) -> None:
-    write_json(paths.result, {"status": "stopped"})
+@pytest.mark.parametrize("claimed", [None, {"pid": os.getppid(), "started": 1.0}])
+def test_a_stop_meant_for_a_dead_worker_is_history(paths: RunPaths, claimed: dict[str, object] | None) -> None:
     paths.stop.touch()
-    ended = paths.result.stat().st_mtime
-    os.utime(paths.stop, (ended - stop_age_s, ended - stop_age_s))
-    clear_last_attempt(paths)
-    assert not paths.result.exists()
-    assert paths.stop.exists() is kept
+    if claimed:
+        write_json(paths.process, claimed)
+    claim_run(paths)
+    assert not paths.stop.exists()
+    paths.stop.touch()
+    claim_run(paths)
+    assert paths.stop.exists(), "asked of the worker that lives"
+
+
+def test_a_stop_asked_of_a_live_worker_stays(paths: RunPaths) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        write_json(paths.process, describe(other.pid))
+        paths.stop.touch()
+        with pytest.raises(RunError):
+            claim_run(paths)
+        assert paths.stop.exists()
+        other.communicate(b"\n")
+
+
+def test_a_folder_that_went_or_was_made_anew_is_noticed(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path / "run")
+    paths.folder.mkdir()
+    place = Place(paths)
+    place.check()
+    (paths.folder / "file").touch()
+    place.check()
+    paths.folder.rename(tmp_path / "elsewhere")
+    for _ in ("gone", "made anew"):
+        with pytest.raises(RunError, match="moved or deleted"):
+            place.check()
+        paths.folder.mkdir(exist_ok=True)
 
 
 def test_threads_follow_the_cores_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
