@@ -14,7 +14,7 @@ from pygments.util import ClassNotFound
 
 # Controls, directional marks and overrides, zero-width spaces, the byte order mark and tag characters. The joiners of emoji and of
 # scripts that need them (U+200C, U+200D) are left alone.
-_UNSEEN = re.compile(
+UNSEEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]"
 )
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
@@ -28,7 +28,7 @@ def show_text(text: str) -> str:
 
 def mark_unseen(markup: str) -> str:
     """The same for markup whose tags are plain ASCII."""
-    return _UNSEEN.sub(_frame, markup)
+    return UNSEEN.sub(_frame, markup)
 
 
 def _frame(found: re.Match[str]) -> str:

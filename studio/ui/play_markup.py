@@ -12,7 +12,7 @@ from studio.core.units import show_bytes, show_duration
 from studio.ui import markup
 from studio.ui.code_view import answer_html, show_text
 from studio.ui.conversation import BASE, Conversation, Pane, Turn
-from studio.ui.play_ask import Ask, Step, show_held
+from studio.ui.play_ask import Ask, Step, show_held, show_memory
 
 EMPTY = markup.empty("Nothing asked yet", "Pick a base model, adapters beside it if you like, type a prompt and press Answer.")
 
@@ -76,7 +76,7 @@ def _turn_html(conversation: Conversation, index: int, turn: Turn, is_last: bool
     )
     tools = _button("edit", "Edit", index) + _button("retry", "Retry", index)
     verdict = _verdict(turn, order, index, blind) if len(turn.answers) > 1 else ""
-    how = "" if blind else f'<p class="how">{markup.escape(_how(turn, conversation))}</p>'
+    how = "" if blind else f'<p class="how">{markup.escape(how_text(turn, conversation))}</p>'
     return f'<section class="turn">{_question(turn.user, tools)}<div class="panes">{columns}</div>{how}{verdict}</section>'
 
 
@@ -89,7 +89,7 @@ def _title(pane: Pane, place: int, blind: bool) -> str:
 
 
 def _article(pane: Pane, body: str, foot: str, title: str) -> str:
-    kind = "blind" if title.startswith("Answer ") and title != pane.title else ("base" if pane.id == BASE else "adapted")
+    kind = "blind" if title.startswith("Answer ") and title != pane.title else ("base" if pane.id.partition(":")[0] == BASE else "adapted")
     return f'<article class="pane {kind}"><h3>{show_text(title)}</h3>{body}{foot}</article>'
 
 
@@ -101,7 +101,7 @@ def _answer_pane(turn: Turn, pane: Pane, index: int, title: str) -> str:
     if any(block["python"] for block in blocks):
         tools += _button("run", "Run code", index, pane.id)
     ran = turn.runs.get(pane.id)
-    figures = "" if title != pane.title else f"<p>{markup.escape(_figures(answer))}</p>"
+    figures = "" if title != pane.title else f"<p>{markup.escape(figures_text(answer))}</p>"
     return _article(
         pane,
         f'<div class="answer">{body}</div>',
@@ -110,7 +110,8 @@ def _answer_pane(turn: Turn, pane: Pane, index: int, title: str) -> str:
     )
 
 
-def _figures(answer: Mapping[str, Any]) -> str:
+def figures_text(answer: Mapping[str, Any]) -> str:
+    """Tokens, pace, times and why it ended."""
     speed = answer["tokens"] / answer["seconds"] if answer["seconds"] else 0.0
     return (
         f"{answer['tokens']:,} tokens · {speed:.1f} tokens/s · first after {answer['first_token_s']:.2f} s · "
@@ -118,7 +119,8 @@ def _figures(answer: Mapping[str, Any]) -> str:
     )
 
 
-def _how(turn: Turn, conversation: Conversation) -> str:
+def how_text(turn: Turn, conversation: Conversation) -> str:
+    """How a turn was answered: passes, weights, prompt, seed, strengths; and why not in one batch."""
     how = turn.how
     names = {pane.id: pane.title for pane in conversation.panes}
     seed = f"seed {how.get('seed', 0)}" if how.get("temperature") else "always the likeliest token"
@@ -127,7 +129,7 @@ def _how(turn: Turn, conversation: Conversation) -> str:
     elif how.get("mixed_batch"):
         batch = "Answered together in one batch"
     else:
-        passes = ["+".join(names.get(pane, pane) for pane in panes) for panes in how.get("passes", [])]
+        passes = [" and ".join(names.get(pane, pane) for pane in panes) for panes in how.get("passes", [])]
         batch = f"Answered in {len(passes)} passes ({', then '.join(passes)})"
     changed = [f"{names.get(pane, pane)} at strength {value:g}" for pane, value in (how.get("strengths") or {}).items() if value != 1]
     copies = [show_held(how), *map(str, (how.get("copies") or {}).values())]
@@ -202,12 +204,8 @@ def memory_html(loaded: Mapping[str, Any] | None) -> str:
     """What the play worker holds."""
     if not loaded or not loaded.get("loaded"):
         return '<p class="how">No model in memory.</p>'
-    held = [f"{show_held(copy)} ({show_bytes(copy['base_bytes'])})" for copy in (loaded, *loaded.get("copies", {}).values())]
     warnings = "".join(markup.notice(text, "warn") for text in loaded.get("warnings", []))
-    count = len(loaded["adapters"])
-    adapters = f", with {count} adapter{'s' if count > 1 else ''}" if count else ""
     return (
-        f'<p class="how">In memory: the base in {markup.escape(" and in ".join(held))}{adapters}; '
-        f"the process holds {show_bytes(loaded['memory_bytes'])}. "
+        f'<p class="how">In memory: {markup.escape(show_memory(loaded))}. '
         f"Unloaded after 10 minutes without a question, and before a run trains.</p>{warnings}"
     )

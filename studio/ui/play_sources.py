@@ -70,7 +70,7 @@ def read_sources(home: StudioHome, model_id: str, quantization: str, adapters: S
     if twice:
         raise PlayError(f"The base is held in this way already: {HELD_AS[twice[0]]}.", "Pick another way beside it.")
     model, system = ModelSpec(id=model_id.strip()), ""
-    panes, folders = [Pane(BASE, f"Base, {HELD_AS[quantization]}" if beside else "Base")], {}
+    panes, folders = [Pane(BASE, f"Base ({HELD_AS[quantization]})" if beside else "Base")], {}
     for adapter in adapters:
         title, folder = _find_adapter(home, adapter)
         if adapter.startswith(RUN):
@@ -80,7 +80,7 @@ def read_sources(home: StudioHome, model_id: str, quantization: str, adapters: S
         panes.append(Pane(adapter, title))
         folders[adapter] = str(folder)
     copies = {f"{BASE}:{held}": held for held in beside}
-    panes += [Pane(pane, f"Base, {HELD_AS[held]}") for pane, held in copies.items()]
+    panes += [Pane(pane, f"Base ({HELD_AS[held]})") for pane, held in copies.items()]
     load = {"model": model.model_dump(mode="json"), "quantization": quantization, "adapters": folders, "beside": copies}
     return Sources(load, tuple(panes), system)
 

@@ -26,7 +26,7 @@ def test_a_run_brings_its_model_and_its_system_prompt(home, tuned):
 
 def test_copies_of_the_base_are_panes_named_by_how_they_are_held(home, tuned):
     sources = read_sources(home, "starter", "none", [tuned], ["nf4", "int8"])
-    assert [pane.title for pane in sources.panes] == ["Base, not quantized", "tuned", "Base, NF4", "Base, int8"]
+    assert [pane.title for pane in sources.panes] == ["Base (not quantized)", "tuned", "Base (NF4)", "Base (int8)"]
     assert sources.load["beside"] == {"base:nf4": "nf4", "base:int8": "int8"} and sources.load["quantization"] == "none"
     assert {pane.id for pane in sources.panes} == {"base", *sources.load["adapters"], *sources.load["beside"]}
 
