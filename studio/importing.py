@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from studio.core.errors import SpecError
+from studio.core.files import read_json
 from studio.core.spec import RunSpec
 
 MAX_BYTES = 1_000_000
+YAML_SUFFIXES = (".yaml", ".yml")
 ALL_LINEAR = ("all", "all-linear")
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant"}
 OPTIMIZERS = {
@@ -56,6 +58,16 @@ def import_config(path: Path) -> Imported:
         if name not in reader.used and name not in SILENT and value not in (None, False, "", [], {}):
             imported.left_out.append(f"{name}: {_short(value)} has no counterpart in the studio.")
     return imported
+
+
+def read_settings(path: Path) -> Imported:
+    """A spec of the studio's own (.json), or a YAML of another tool. Raises SpecError."""
+    if path.suffix.lower() in YAML_SUFFIXES:
+        return import_config(path)
+    data = read_json(path)
+    if data is None:
+        raise SpecError([f"{path.name} is no JSON object, so no spec of the studio."])
+    return Imported("PEFT Studio", RunSpec.parse(data).to_json())
 
 
 def _read(path: Path) -> dict[str, Any]:

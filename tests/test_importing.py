@@ -10,7 +10,7 @@ import pytest
 from studio.__main__ import main
 from studio.core.errors import SpecError
 from studio.core.spec import RunSpec
-from studio.importing import import_config
+from studio.importing import import_config, read_settings
 
 LLAMA_FACTORY = """
 model_name_or_path: meta-llama/Meta-Llama-3-8B-Instruct
@@ -106,6 +106,18 @@ def test_an_axolotl_file(tmp_path: Path) -> None:
 def test_what_is_no_such_file_is_named(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(SpecError, match=said):
         import_config(write(tmp_path, text))
+
+
+def test_a_file_is_read_by_its_kind(tmp_path: Path) -> None:
+    """What the page's button takes: the studio's own spec, or another tool's YAML."""
+    spec = tmp_path / "spec.json"
+    spec.write_text('{"method": {"family": "lora", "rank": 3}}', encoding="utf-8")
+    own, other = read_settings(spec), read_settings(write(tmp_path, AXOLOTL))
+    assert (own.tool, own.left_out, RunSpec.parse(own.data).method.rank) == ("PEFT Studio", [], 3)
+    assert other == import_config(tmp_path / "config.yaml")
+    spec.write_text("[1", encoding="utf-8")
+    with pytest.raises(SpecError, match=r"spec\.json is no JSON object"):
+        read_settings(spec)
 
 
 def test_the_command_line_writes_a_spec_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

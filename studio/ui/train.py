@@ -6,13 +6,15 @@ to studio.jobs and returns at once: nothing on this page lives as long as a run.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 
-from studio.core.catalog import load_preset, preset_names, read_spec
+from studio.core.catalog import load_preset, preset_names
 from studio.core.errors import SpecError, StudioError
 from studio.core.spec import RunSpec
+from studio.importing import YAML_SUFFIXES, Imported, read_settings
 from studio.jobs import runner, store
 from studio.methods import get_method
 from studio.models.comparison import compare_families
@@ -35,6 +37,8 @@ class TrainTab(NamedTuple):
     """The event of a run started from here, whose id is in `started`."""
     started: gr.Textbox
     groups: dict[str, gr.Group]
+    imported: gr.HTML
+    """Which file the form was filled from."""
 
 
 def build(studio: Studio) -> TrainTab:
@@ -44,6 +48,7 @@ def build(studio: Studio) -> TrainTab:
             ["", *preset_names()], value="quickstart", label="Start from", info="A preset fills the form; change what you like.", scale=2
         )
         form.field("name", placeholder="named after the preset or method", scale=3)
+    imported = gr.HTML("", padding=False, elem_id="imported")
     with gr.Row(elem_classes="two-columns", equal_height=False):
         with gr.Column(scale=7, min_width=360):
             _model_section(studio, form)
@@ -58,9 +63,10 @@ def build(studio: Studio) -> TrainTab:
                 spec_json = gr.Code(language="json", label="spec.json", interactive=False, max_lines=18)
                 gr.Markdown("Save it as `spec.json`, then `python -m studio train spec.json` starts the same run, "
                             "and `python -m studio plan spec.json` prints this plan.")  # fmt: skip
-                load = gr.UploadButton("Load a spec.json", file_types=[".json"], size="sm")
+                gr.Markdown("A YAML of LLaMA-Factory or Axolotl fills the form too; what the studio cannot carry over is listed.")
+                load = gr.UploadButton("Load a spec.json or YAML", file_types=[".json", *YAML_SUFFIXES], size="sm")
     started = gr.Textbox("", visible="hidden", label="run just started")
-    _wire_filling(form, groups, preset, load)
+    _wire_filling(form, groups, preset, (load, imported))
     _wire_plan(studio, form, plan, spec_json)
     data_panel.wire(studio, form, data)
 
@@ -70,7 +76,7 @@ def build(studio: Studio) -> TrainTab:
         return runner.start_run(studio.home, spec, plan=planned)
 
     start = train.click(guarded(begin), form.widgets, started, concurrency_limit=4)
-    return TrainTab(form, start, started, groups)
+    return TrainTab(form, start, started, groups, imported)
 
 
 def _model_section(studio: Studio, form: Form) -> None:
@@ -158,11 +164,28 @@ def _wire_plan(studio: Studio, form: Form, plan: Any, spec_json: Any) -> None:
           concurrency_limit=4)  # fmt: skip
 
 
-def _wire_filling(form: Form, groups: dict[str, gr.Group], preset: Any, load: Any) -> None:
-    """A preset or an uploaded spec fills the form."""
-    filled = [*form.widgets, *groups.values()]
-    preset.input(guarded(lambda name: fill(form, groups, load_preset(name)) if name else gr.skip()), preset, filled, show_progress="hidden")
-    load.upload(guarded(lambda path: fill(form, groups, read_spec(path))), load, filled, show_progress="hidden")
+def _wire_filling(form: Form, groups: dict[str, gr.Group], preset: Any, upload: tuple[Any, Any]) -> None:
+    """A preset or an uploaded file fills the form; what the file has that the studio has not is told above it."""
+    load, told = upload
+    filled = [*form.widgets, *groups.values(), told]
+
+    def fill_from_preset(name: str) -> Any:
+        return {**fill(form, groups, load_preset(name)), told: ""} if name else gr.skip()
+
+    def fill_from_file(path: str) -> dict[Any, Any]:
+        found = read_settings(Path(path))
+        return {**fill(form, groups, found.data), told: imported_html(found, Path(path).name)}
+
+    preset.input(guarded(fill_from_preset), preset, filled, show_progress="hidden")
+    load.upload(guarded(fill_from_file), load, filled, show_progress="hidden")
+
+
+def imported_html(found: Imported, name: str) -> str:
+    """Where the form's content comes from, and every setting that could not be carried over."""
+    title = f"Filled from {name}, {'a spec' if found.tool == 'PEFT Studio' else 'a configuration'} of {found.tool}."
+    if not found.left_out:
+        return markup.notice("All of it was carried over.", "good", title)
+    return markup.notice("\n".join(["Not carried over:", *(f"– {text}" for text in found.left_out)]), "warn", title)
 
 
 def fill(form: Form, groups: dict[str, gr.Group], data: dict[str, Any]) -> dict[Any, Any]:
@@ -177,9 +200,9 @@ def connect_again(studio: Studio, tabs: Any, button: Any, selected: Any, tab: Tr
 
     def again(run_id: str) -> dict[Any, Any]:
         spec = store.read_run(studio.home, run_id).spec
-        return {**fill(tab.form, tab.groups, spec.to_json()), tabs: gr.Tabs(selected="train")}
+        return {**fill(tab.form, tab.groups, spec.to_json()), tab.imported: "", tabs: gr.Tabs(selected="train")}
 
-    button.click(guarded(again), selected, [*tab.form.widgets, *tab.groups.values(), tabs], show_progress="hidden")
+    button.click(guarded(again), selected, [*tab.form.widgets, *tab.groups.values(), tab.imported, tabs], show_progress="hidden")
 
 
 def initial_values(studio: Studio, form: Form) -> None:
