@@ -54,10 +54,23 @@ def answer_html(text: str, blocks: list[dict[str, Any]]) -> str:
         first, end = block["first_line"], block["end_line"]
         fenced = first > 0 and bool(_FENCE.match(lines[first - 1]))
         parts.append(_prose("\n".join(lines[at : first - fenced])))
-        language = block["language"] or ("python" if block["python"] else "")
-        parts.append(f'<pre class="code" tabindex="0">{show_code(block["code"], language)}</pre>' if block["code"].strip() else "")
+        parts.append(_block(block) if block["code"].strip() else "")
         at = end + (fenced and end < len(lines) and bool(_FENCE.match(lines[end])))
     return "".join([*parts, _prose("\n".join(lines[at:]))])
+
+
+def _block(block: dict[str, Any]) -> str:
+    """Coloured code; formatted where it could be, with a switch to the code as written, which is what runs."""
+    language = block["language"] or ("python" if block["python"] else "")
+    written, formatted = block["code"], block.get("formatted")
+    if formatted:
+        switch = '<button class="tool" data-do="layout" aria-pressed="false" data-other="Show formatted">Show as written</button>'
+        note = f'<div class="layout"><span>Formatted; what runs is the code as written.</span>{switch}</div>'
+        hidden = f'<pre class="code" tabindex="0" hidden>{show_code(written, language)}</pre>'
+        return f'<div class="block">{note}<pre class="code" tabindex="0">{show_code(formatted, language)}</pre>{hidden}</div>'
+    why = block.get("unformatted")
+    note = f'<div class="layout"><span>Shown as written. {show_text(why)}</span></div>' if why else ""
+    return f'<div class="block">{note}<pre class="code" tabindex="0">{show_code(written, language)}</pre></div>'
 
 
 def _prose(text: str) -> str:

@@ -127,4 +127,5 @@ def _block(data: dict[str, Any]) -> dict[str, Any]:
     return {
         "code": _text(data["code"]), "language": _text(data["language"]), "python": bool(data["python"]),
         "first_line": int(data["first_line"]), "end_line": int(data["end_line"]),
+        "formatted": _text(data.get("formatted", "")), "unformatted": _text(data.get("unformatted", "")),
     }  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gradio as gr
 
@@ -20,6 +20,8 @@ from studio.jobs.votes import add_vote
 from studio.ui import play_closer, play_markup
 from studio.ui.conversation import BASE, MOST_CHARACTERS, Conversation
 from studio.ui.guard import guarded
+from studio.ui.lazy import current_page
+from studio.ui.links import Links
 from studio.ui.play_ask import Ask, answer_turn, refuse_while_training
 from studio.ui.play_form import SETTINGS, PlayForm, build_form, build_tools
 from studio.ui.play_sources import RUN, adapter_choices, base_of
@@ -33,6 +35,12 @@ element.addEventListener('click', async event => {
     await navigator.clipboard.writeText(button.dataset.text);
     button.textContent = 'Copied';
     setTimeout(() => { button.textContent = 'Copy'; }, 1500);
+    return;
+  }
+  if (button.dataset.do === 'layout') {
+    for (const code of button.closest('.block').querySelectorAll('pre')) code.hidden = !code.hidden;
+    [button.textContent, button.dataset.other] = [button.dataset.other, button.textContent];
+    button.ariaPressed = button.ariaPressed === 'true' ? 'false' : 'true';
     return;
   }
   trigger('submit', {do: button.dataset.do, turn: Number(button.dataset.turn), pane: button.dataset.pane || ''});
@@ -49,17 +57,7 @@ QUIET: dict[str, Any] = {"show_progress": "hidden"}
 LINE: dict[str, Any] = {**QUIET, "concurrency_limit": 32, "concurrency_id": "play"}
 
 
-class PlaygroundTab(NamedTuple):
-    form: PlayForm
-    remembered: gr.BrowserState
-
-
-def build_memory() -> gr.BrowserState:
-    """What the browser keeps. Made outside the tabs: one inside is not read before its tab is first looked at."""
-    return gr.BrowserState({}, storage_key="peft-studio-conversation", secret="peft-studio")
-
-
-def build(studio: Studio, remembered: gr.BrowserState) -> PlaygroundTab:
+def build(studio: Studio, tab: gr.Tab, links: Links) -> None:
     with gr.Row(elem_classes="two-columns", equal_height=False):
         with gr.Column(scale=4, min_width=300):
             form = build_form(studio)
@@ -69,11 +67,11 @@ def build(studio: Studio, remembered: gr.BrowserState) -> PlaygroundTab:
                 current = gr.HTML("", elem_id="current", padding=False)
             tools = build_tools()
     form = form._replace(thread=thread, current=current, tools=tools)
-    _wire_asking(studio, form, remembered)
-    _wire_keeping(studio, form, remembered)
+    _wire_asking(studio, form, links.conversation)
+    _wire_keeping(studio, form, links.conversation)
     _wire_tools(studio, form)
     play_closer.wire(studio, form)
-    return PlaygroundTab(form, remembered)
+    _wire_visits(studio, form, tab, links)
 
 
 def _wire_asking(studio: Studio, form: PlayForm, remembered: gr.BrowserState) -> None:
@@ -242,45 +240,47 @@ def _wire_tools(studio: Studio, form: PlayForm) -> None:
     tools.diff.click(guarded(diff), form.kept, tools.difference, **QUIET)
 
 
-def connect(studio: Studio, page: gr.Blocks, tabs: gr.Tabs, runs_tab: Any, tab: PlaygroundTab) -> None:
-    """'Open in Playground' on a run; the lists kept fresh whenever the tab is opened; the conversation back after a reload."""
-    form = tab.form
+def _wire_visits(studio: Studio, form: PlayForm, tab: gr.Tab, links: Links) -> None:
+    """The conversation back after a reload; 'Open in Playground' on a run; the lists kept fresh whenever the tab is opened."""
+    shown = [form.kept, form.thread, form.prompt, form.editing, *form.settings, links.play_run]
 
-    def open_run(run_id: str, kept: str) -> list[Any]:
-        model, quantization = base_of(studio, RUN + run_id) or ("starter", "none")
-        panes = {pane.id for pane in Conversation.from_json(kept).panes}
-        fresh = ["", play_markup.EMPTY, ""] if RUN + run_id not in panes else [gr.skip()] * 3
-        return [
-            gr.update(choices=adapter_choices(studio), value=[RUN + run_id]),
-            model,
-            quantization,
-            *fresh,
-            gr.Tabs(selected="playground"),
-        ]
+    def restore(remembered: dict[str, Any], run_id: str) -> dict[Any, Any]:
+        values = restored(studio, form, remembered or {})
+        return {**values, **with_run(studio, form, run_id, values[form.kept]), links.play_run: ""} if run_id else values
 
-    def restore(remembered: dict[str, Any]) -> list[Any]:
-        settings = (remembered or {}).get("settings") or default_settings(studio)
-        kept = str((remembered or {}).get("conversation") or "")
-        choices = adapter_choices(studio)
-        there = [value for value in settings.get("adapters") or [] if not value.startswith(RUN) or value in dict(map(reversed, choices))]
-        try:
-            shown = play_markup.thread_html(Conversation.from_json(kept))
-        except PlayError:
-            kept, shown = "", play_markup.EMPTY
-        prompt = "" if kept else gr.skip()
-        return [kept, shown, prompt, settings.get("model") or "starter", settings.get("quantization") or "none",
-                settings.get("beside") or [], gr.update(choices=choices, value=there), settings.get("system") or ""]  # fmt: skip
+    def open_run(run_id: str, kept: str) -> dict[Any, Any]:
+        return {**with_run(studio, form, run_id, kept), links.play_run: ""} if run_id else {}
 
-    def on_tab(event: gr.SelectData) -> Any:
-        if event.value != "Playground":
-            return gr.skip(), gr.skip()
-        return gr.update(choices=adapter_choices(studio)), memory_now(studio)
+    current_page().load(guarded(restore), [links.conversation, links.play_run], shown, **QUIET)
+    links.play_run.change(guarded(open_run), [links.play_run, form.kept], shown, **QUIET)
+    fresh = [form.adapters, form.memory]
+    tab.select(lambda: (gr.update(choices=adapter_choices(studio)), memory_now(studio)), None, fresh, **QUIET)
 
-    opened = [form.adapters, form.model, form.quantization, form.kept, form.thread, form.editing, tabs]
-    runs_tab.play.click(guarded(open_run), [runs_tab.selected, form.kept], opened, **QUIET)
-    restored = [form.kept, form.thread, form.prompt, *form.settings]
-    page.load(restore, tab.remembered, restored, **QUIET)
-    tabs.select(on_tab, None, [form.adapters, form.memory], **QUIET)
+
+def restored(studio: Studio, form: PlayForm, remembered: dict[str, Any]) -> dict[Any, Any]:
+    """What the browser kept, without the runs that are gone; on a first visit the newest run's adapter beside its base."""
+    settings = remembered.get("settings") or default_settings(studio)
+    kept = str(remembered.get("conversation") or "")
+    try:
+        thread = play_markup.thread_html(Conversation.from_json(kept))
+    except PlayError:
+        kept, thread = "", play_markup.EMPTY
+    choices = adapter_choices(studio)
+    there = [value for value in settings.get("adapters") or [] if not value.startswith(RUN) or value in dict(map(reversed, choices))]
+    values = [settings.get("model") or "starter", settings.get("quantization") or "none", settings.get("beside") or [],
+              gr.update(choices=choices, value=there), settings.get("system") or ""]  # fmt: skip
+    shown = {form.kept: kept, form.thread: thread, **dict(zip(form.settings, values, strict=True))}
+    return {**shown, form.prompt: ""} if kept else shown
+
+
+def with_run(studio: Studio, form: PlayForm, run_id: str, kept: str) -> dict[Any, Any]:
+    """A run's adapter beside its base; a conversation that it takes no part in makes room for a new one."""
+    model, quantization = base_of(studio, RUN + run_id) or ("starter", "none")
+    picked = gr.update(choices=adapter_choices(studio), value=[RUN + run_id])
+    values = {form.adapters: picked, form.model: model, form.quantization: quantization}
+    if RUN + run_id in {pane.id for pane in Conversation.from_json(kept).panes}:
+        return values
+    return {**values, form.kept: "", form.thread: play_markup.EMPTY, form.editing: ""}
 
 
 def default_settings(studio: Studio) -> dict[str, Any]:

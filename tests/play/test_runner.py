@@ -19,9 +19,20 @@ def runner(tmp_path_factory):
 
 def test_code_is_found_and_compared(runner):
     (blocks, none) = runner.call("find", texts=[ANSWER, "No code here."])
-    assert blocks == [{"code": "def double(x):\n    return 2 * x", "language": "python", "python": True, "first_line": 2, "end_line": 4}]
+    assert blocks == [
+        {"code": "def double(x):\n    return 2 * x", "language": "python", "python": True, "first_line": 2, "end_line": 4, "formatted": "",
+         "unformatted": ""}
+    ]  # fmt: skip
     assert none == []
     assert [line["kind"] for line in runner.call("diff", first="a\nb", second="a\nc")] == ["same", "removed", "added"]
+
+
+def test_python_is_formatted_and_other_languages_are_left(runner):
+    text = "```python\nx=1\n```\n```python\nx=\n```\n```js\nlet x=1\n```\n"
+    ((tidy, broken, other),) = runner.call("find", texts=[text])
+    assert (tidy["code"], tidy["formatted"], tidy["unformatted"]) == ("x=1", "x = 1", "")
+    assert broken["formatted"] == "" and "does not parse" in broken["unformatted"]
+    assert (other["formatted"], other["unformatted"]) == ("", "")
 
 
 def test_code_runs_in_the_sandbox_with_the_persons_tests(runner):

@@ -15,7 +15,8 @@ BASE = {"id": "base", "title": "Base"}
 def answer(text):
     return {"text": text, "tokens": 3, "seconds": 1.0, "first_token_s": 0.5, "memory_bytes": 0.0, "prompt_tokens": 9,
             "stopped_by": "end of answer",
-            "blocks": [{"code": "x", "language": "python", "python": True, "first_line": 0, "end_line": 1}]}  # fmt: skip
+            "blocks": [{"code": "x", "language": "python", "python": True, "first_line": 0, "end_line": 1, "formatted": "",
+                        "unformatted": ""}]}  # fmt: skip
 
 
 def made():

@@ -63,6 +63,17 @@ def test_code_is_set_off_from_the_words_around_it_and_loses_nothing():
     assert '<pre class="code"' in html and "```" not in html
 
 
+def test_formatted_code_is_shown_with_what_was_written_behind_a_switch():
+    block = {"code": "x=1", "language": "python", "python": True, "first_line": 1, "end_line": 2}
+    html = answer_html("```python\nx=1\n```", [block | {"formatted": "x = 1", "unformatted": ""}])
+    shown, hidden = re.findall(r"<pre class=\"code\" tabindex=\"0\"( hidden)?>(.*?)</pre>", html)
+    assert (shown[0], re.sub("<[^>]+>", "", shown[1])) == ("", "x = 1")
+    assert (hidden[0], re.sub("<[^>]+>", "", hidden[1])) == (" hidden", "x=1")
+    assert 'data-do="layout"' in html and "what runs is the code as written" in html
+    html = answer_html("```python\nx=1\n```", [block | {"formatted": "", "unformatted": f"It does not parse {EVIL}"}])
+    assert "Shown as written. It does not parse &lt;script&gt;" in html and "data-do" not in html
+
+
 def test_the_figures_under_an_answer():
     html = play_markup.thread_html(
         conversation(how={"mixed_batch": True, "dtype": "bfloat16", "quantization": "none", "prompt_tokens": 12})
