@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -163,6 +164,20 @@ def test_a_deleted_run_comes_back(finished: RunPaths, home: StudioHome, capsys: 
     assert store.list_runs(home) == []
     assert main(["restore", RUN]) == 0
     assert [run.id for run in store.list_runs(home)] == [RUN]
+
+
+def test_the_trash_is_emptied_once_it_was_said_how_much_that_is(
+    finished: RunPaths, home: StudioHome, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["empty-trash"]) == 0
+    assert "The trash is empty." in capsys.readouterr().out
+    main(["delete", RUN])
+    for typed, code in (("no\n", 1), ("", 1), ("yes\n", 0)):
+        assert (home.trash / RUN).is_dir()
+        monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+        assert main(["empty-trash"]) == code
+        assert re.search(r"In the trash: 1 run, [\d.]+ [kM]?B", capsys.readouterr().out)
+    assert not (home.trash / RUN).exists()
 
 
 def test_the_plan_shows_what_each_method_adds_beside_the_lectures_words(home: StudioHome, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -24,6 +25,9 @@ def add_verbs(verbs: Any) -> None:
     _add_run_verb(verbs, "cancel", run_cancel, "end a run at once and keep nothing of it")
     _add_run_verb(verbs, "delete", run_delete, "move a run to the trash")
     _add_run_verb(verbs, "restore", run_restore, "take a run back from the trash")
+    empty = verbs.add_parser("empty-trash", help="delete the runs in the trash for good, after saying how many and how large")
+    empty.add_argument("--yes", action="store_true", help="do not ask")
+    empty.set_defaults(verb=run_empty_trash)
     move = _add_run_verb(verbs, "move", run_move, "change when a waiting run starts")
     move.add_argument("position", type=int, help="0 starts next")
 
@@ -104,6 +108,20 @@ def run_delete(options: argparse.Namespace, home: StudioHome) -> int:
 def run_restore(options: argparse.Namespace, home: StudioHome) -> int:
     notes.restore_run(home, options.run)
     print(f"{options.run} is back.")
+    return 0
+
+
+def run_empty_trash(options: argparse.Namespace, home: StudioHome) -> int:
+    size = notes.measure_trash(home)
+    if not size.runs:
+        print("The trash is empty.")
+        return 0
+    if not options.yes:
+        print(f"In the trash: {size.sentence} Nothing brings them back. Type yes to delete them: ", end="", flush=True)
+        if sys.stdin.readline().strip().lower() != "yes":
+            print("Kept.")
+            return 1
+    print(f"Deleted for good: {notes.empty_trash(home).sentence}")
     return 0
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from studio.core.errors import RunError, RunNotFound, from_os_error
-from studio.core.files import write_json
+from studio.core.files import folder_bytes, write_json
 from studio.core.paths import RUN_ID, StudioHome
 from studio.core.records import RunNotes
+from studio.core.units import show_bytes
 from studio.jobs.store import read_status
 
 NAME_LENGTH = 100
@@ -52,12 +54,36 @@ def list_trash(home: StudioHome) -> list[str]:
     return sorted((path.name for path in home.trash.iterdir() if RUN_ID.fullmatch(path.name) and path.is_dir()), reverse=True)
 
 
-def empty_trash(home: StudioHome) -> int:
-    """Delete what is in the trash for good; how many runs that were."""
+class TrashSize(NamedTuple):
+    """How much lies, or lay, in the trash."""
+
+    runs: int
+    bytes: int
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.runs:,} run{'' if self.runs == 1 else 's'}, {show_bytes(self.bytes)}."
+
+
+def measure_trash(home: StudioHome) -> TrashSize:
     names = list_trash(home)
-    for name in names:
-        shutil.rmtree(home.trash / name, ignore_errors=True)
-    return len(names)
+    return TrashSize(len(names), sum(folder_bytes(home.trash / name) for name in names))
+
+
+def empty_trash(home: StudioHome) -> TrashSize:
+    """Delete what is in the trash for good; how much that was. Raises SetupError for what cannot be deleted."""
+    runs = size = 0
+    for name in list_trash(home):
+        folder = home.trash / name
+        found = folder_bytes(folder)
+        try:
+            shutil.rmtree(folder)
+        except FileNotFoundError:  # another studio was faster
+            continue
+        except OSError as error:
+            raise from_os_error(error, f"deleting {name}") from error
+        runs, size = runs + 1, size + found
+    return TrashSize(runs, size)
 
 
 def _move(source: Path, target: Path) -> None:

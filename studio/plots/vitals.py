@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 GAP = 0.06
 WIDTH = (1 - 3 * GAP) / 4
+NARROW_GAP, NARROW_ROW, NARROW_HEIGHT = 0.14, 0.38, 340
 GRID = "rgba(138,147,160,0.22)"
-AXIS = {"zeroline": False, "nticks": 4, "showline": False, "automargin": False}
+AXIS = {"zeroline": False, "nticks": 4, "showline": False, "ticks": "", "automargin": False, "exponentformat": "e"}
 
 
 class VitalsInfo(NamedTuple):
@@ -39,7 +40,10 @@ def vitals_info(records: Sequence[StepRecord], planned_bytes: float = 0) -> Vita
 
 
 def vitals_figure(info: VitalsInfo, *, revision: str = "") -> go.Figure:
-    """Four small plots in one figure, so that one update carries them all."""
+    """Four small plots in one figure, so that one update carries them all: in a row, and on a narrow page two by two.
+
+    `layout.meta.narrow` holds the changes of layout that a narrow page makes (the server does not know how wide it is).
+    """
     signs = [
         ("learning rate", info.learning_rate, TRAINED), ("gradient norm", info.grad_norm, TRAINED),
         ("tokens / s", info.tokens_per_s, FROZEN), ("memory, GB", info.memory_gb, FROZEN),
@@ -60,6 +64,7 @@ def vitals_figure(info: VitalsInfo, *, revision: str = "") -> go.Figure:
         layout[f"yaxis{number}"] = {**AXIS, "anchor": f"x{number}", "gridcolor": GRID, "rangemode": "tozero"}
         titles.append(_title(name, (left + right) / 2))
     layout["annotations"] = titles
+    layout["meta"] = {"narrow": _narrow_layout(len(signs))}
     if info.planned_gb:
         line = {"type": "line", "xref": "x4 domain", "x0": 0, "x1": 1, "yref": "y4", "y0": info.planned_gb, "y1": info.planned_gb}
         layout["shapes"] = [{**line, "line": {"color": MUTED, "dash": "dot"}}]
@@ -68,6 +73,20 @@ def vitals_figure(info: VitalsInfo, *, revision: str = "") -> go.Figure:
             "showarrow": False, "font": {"size": 12},
         }]  # fmt: skip
     return plain_figure(traces, 190, **layout)
+
+
+def _narrow_layout(count: int) -> dict[str, Any]:
+    """Two columns, for Plotly.relayout."""
+    changes: dict[str, Any] = {"height": NARROW_HEIGHT}
+    width = (1 - NARROW_GAP) / 2
+    for place in range(count):
+        number = str(place + 1) if place else ""
+        left, top = (place % 2) * (width + NARROW_GAP), 1.0 if place < 2 else NARROW_ROW
+        changes |= {
+            f"xaxis{number}.domain": [left, left + width], f"yaxis{number}.domain": [top - NARROW_ROW, top],
+            f"annotations[{place}].x": left + width / 2, f"annotations[{place}].y": top,
+        }  # fmt: skip
+    return changes
 
 
 def _title(text: str, x: float) -> dict[str, Any]:

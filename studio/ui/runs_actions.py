@@ -12,6 +12,7 @@ from studio.core.spec import RunSpec
 from studio.jobs import families, notes, runner, store
 from studio.jobs.queue import move_in_queue, waiting_runs
 from studio.jobs.store import RunRecord
+from studio.ui import markup
 from studio.ui.guard import guarded
 from studio.ui.runs_widgets import QUIET, Buttons, Confirm, Trash
 from studio.ui.studio import Studio
@@ -88,17 +89,34 @@ def compare_methods(studio: Studio, run_id: str) -> str:
 
 def wire_trash(studio: Studio, trash: Trash, selected: gr.Textbox) -> list[Any]:
     """The list of deleted runs is read when the box is opened."""
+    home = studio.home
+    closed = gr.update(visible=False)
 
-    def look() -> Any:
-        names = notes.list_trash(studio.home)
-        return gr.update(choices=names, value=names[0] if names else None)
+    def look() -> tuple[Any, Any]:
+        names = notes.list_trash(home)
+        return gr.update(choices=names, value=names[0] if names else None), closed
 
-    def restore(run_id: str | None) -> tuple[str, Any]:
+    def restore(run_id: str | None) -> tuple[Any, ...]:
         if not run_id:
             raise gr.Error("There is no deleted run to take back.", print_exception=False)
-        notes.restore_run(studio.home, run_id)
+        notes.restore_run(home, run_id)
         gr.Info("The run is back.", duration=4)
-        return run_id, look()
+        return run_id, *look()
 
-    trash.box.expand(guarded(look), None, trash.runs, **QUIET)
-    return [trash.restore.click(guarded(restore), trash.runs, [selected, trash.runs], **QUIET)]
+    def ask() -> tuple[Any, Any]:
+        size = notes.measure_trash(home)
+        if not size.runs:
+            raise gr.Error("The trash is empty.", print_exception=False)
+        return gr.update(visible=True), markup.notice(f"{size.sentence} Nothing brings them back.", "warn", "Delete for good?")
+
+    def empty() -> tuple[Any, Any]:
+        emptied = notes.empty_trash(home)
+        gr.Info(f"Deleted for good: {emptied.sentence}", duration=4)
+        return look()
+
+    shown = [trash.runs, trash.confirm]
+    trash.box.expand(guarded(look), None, shown, **QUIET)
+    trash.empty.click(guarded(ask), None, [trash.confirm, trash.told], **QUIET)
+    trash.no.click(lambda: closed, None, trash.confirm, show_progress="hidden", queue=False)
+    trash.yes.click(guarded(empty), None, shown, **QUIET)
+    return [trash.restore.click(guarded(restore), trash.runs, [selected, *shown], **QUIET)]

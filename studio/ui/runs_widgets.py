@@ -34,8 +34,16 @@ const keep = plot => {
     if (Object.keys(found).length) zooms[key] = found; else delete zooms[key];
   });
 };
-new MutationObserver(() => document.querySelectorAll('#loss-plot .js-plotly-plot, #compare-plot .js-plotly-plot').forEach(keep))
-  .observe(document.body, {childList: true, subtree: true});
+// On a narrow page four plots in a row are too small to read: the figure says how they stand two by two.
+const fold = plot => {
+  if (plot.folded || !plot.layout?.meta?.narrow || plot.clientWidth > 560) return;
+  plot.folded = true;
+  window.Plotly.relayout(plot, plot.layout.meta.narrow);
+};
+new MutationObserver(() => {
+  document.querySelectorAll('#loss-plot .js-plotly-plot, #compare-plot .js-plotly-plot').forEach(keep);
+  document.querySelectorAll('#vitals-plot .js-plotly-plot').forEach(fold);
+}).observe(document.body, {childList: true, subtree: true});
 """
 
 
@@ -54,6 +62,11 @@ class Trash(NamedTuple):
     box: gr.Accordion
     runs: gr.Dropdown
     restore: gr.Button
+    empty: gr.Button
+    confirm: gr.Column
+    told: gr.HTML
+    yes: gr.Button
+    no: gr.Button
 
 
 class Buttons(NamedTuple):
@@ -113,9 +126,6 @@ def build_list() -> tuple[View, gr.HTML, Trash]:
         elem_id="run-search",
     )  # fmt: skip
     listing = gr.HTML({"rows": "", "picked": ""}, html_template="${value.rows}", js_on_load=ROW_CLICK, elem_id="run-list", padding=False)
-    with gr.Accordion("Trash", open=False, elem_id="trash") as box:
-        runs = gr.Dropdown([], label="Deleted runs", info="They stay here until `python -m studio` empties the trash.", interactive=True)
-        restore = gr.Button("Take it back", size="sm", elem_id="restore-button")
     view = View(
         gr.Textbox("", visible="hidden", label="run looked at", elem_id="selected-run"),
         gr.Textbox("", visible="hidden", label="runs compared", elem_id="compared-runs"),
@@ -124,7 +134,21 @@ def build_list() -> tuple[View, gr.HTML, Trash]:
         gr.Textbox("", visible="hidden", label="list last drawn"),
         query,
     )
-    return view, listing, Trash(box, runs, restore)
+    return view, listing, _build_trash()
+
+
+def _build_trash() -> Trash:
+    with gr.Accordion("Trash", open=False, elem_id="trash") as box:
+        runs = gr.Dropdown([], label="Deleted runs", info="They stay here until the trash is emptied.", interactive=True)
+        with gr.Row(elem_classes="actions"):
+            restore = gr.Button("Take it back", size="sm", elem_id="restore-button")
+            empty = gr.Button("Empty the trash", size="sm", elem_id="empty-trash-button")
+        with gr.Column(visible=False, elem_classes="confirm") as confirm:
+            told = gr.HTML("", padding=False, elem_classes="flush", elem_id="empty-trash-told")
+            with gr.Row(elem_classes="actions"):
+                yes = gr.Button("Delete for good", size="sm", variant="stop", elem_id="confirm-empty-button")
+                no = gr.Button("Keep them", size="sm", elem_id="keep-trash-button")
+    return Trash(box, runs, restore, empty, confirm, told, yes, no)
 
 
 def build_cockpit() -> tuple[tuple[Buttons, Confirm], Cockpit, runs_forms.Forms]:

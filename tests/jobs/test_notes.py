@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from studio.core.errors import RunError, RunNotFound
-from studio.core.files import write_json
+from studio.core.files import folder_bytes, write_json
 from studio.core.paths import RunPaths, StudioHome
 from studio.core.records import RunNotes, RunResult, RunStatus
 from studio.core.spec import RunSpec
-from studio.jobs.notes import delete_run, empty_trash, list_trash, restore_run, write_notes
+from studio.jobs.notes import delete_run, empty_trash, list_trash, measure_trash, restore_run, write_notes
 from studio.jobs.store import list_runs, read_notes
 
 RUN = "20260102-030405-mine"
@@ -44,9 +44,22 @@ def test_a_deleted_run_can_be_taken_back(home: StudioHome, paths: RunPaths) -> N
     restore_run(home, RUN)
     assert [run.id for run in list_runs(home)] == [RUN] and list_trash(home) == []
     delete_run(home, RUN)
-    assert empty_trash(home) == 1
+    size = folder_bytes(home.trash / RUN)
+    assert measure_trash(home) == empty_trash(home) == (1, size) and size > 0
+    assert measure_trash(home) == empty_trash(home) == (0, 0)
     with pytest.raises(RunNotFound):
         restore_run(home, RUN)
+
+
+def test_only_runs_are_emptied_out(home: StudioHome, paths: RunPaths, tmp_path: Path) -> None:
+    """What is in the trash's folder and no run, or a link out of it, stays."""
+    delete_run(home, RUN)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").write_text("mine")
+    (home.trash / RUN / "link").symlink_to(tmp_path / "outside", target_is_directory=True)
+    (home.trash / ".kept").mkdir()
+    assert empty_trash(home).runs == 1
+    assert (tmp_path / "outside" / "file").read_text() == "mine" and (home.trash / ".kept").is_dir()
 
 
 def test_a_run_that_waits_is_not_deleted(home: StudioHome, paths: RunPaths) -> None:

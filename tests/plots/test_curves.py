@@ -61,3 +61,16 @@ def test_each_run_has_one_colour_and_one_place_in_the_legend() -> None:
 def test_runs_without_a_step_say_so_in_words() -> None:
     figure = compare_figure(compare_info([("first", [])]))
     assert "None of these runs" in figure.layout.annotations[0].text
+
+
+def test_on_a_narrow_page_the_vital_signs_stand_two_by_two() -> None:
+    """Every place has its own part of the figure, and its title above it."""
+    figure = vitals_figure(vitals_info(RECORDS, 1e9))
+    narrow = figure.layout.meta["narrow"]
+    assert narrow["height"] > figure.layout.height
+    places = [(*narrow[f"xaxis{n}.domain"], *narrow[f"yaxis{n}.domain"]) for n in ("", 2, 3, 4)]
+    for index, (left, right, bottom, top) in enumerate(places):
+        assert -1e-9 <= left < right <= 1 + 1e-9 and -1e-9 <= bottom < top <= 1
+        assert left < narrow[f"annotations[{index}].x"] < right and narrow[f"annotations[{index}].y"] == top
+        for other in places[:index]:
+            assert right < other[0] or left > other[1] or top < other[2] or bottom > other[3]
