@@ -1,6 +1,7 @@
 """Where errors become messages: StudioError -> what happened and what to do; anything else -> logged with an id.
 
 Wrap every event handler in `guarded`. Gradio shows a gr.Error as a toast and leaves every output as it was, so what a person typed stays.
+A handler with queue=False has no toast: its error comes to the page without the mark that it may be seen, and Gradio shows it to nobody.
 """
 
 from __future__ import annotations
@@ -27,11 +28,16 @@ def to_gradio_error(error: Exception) -> gr.Error:
     if isinstance(error, StudioError):
         body = html.escape(error.message).replace("\n", "<br>")
         hint = f"<br><br>{html.escape(error.hint)}" if error.hint else ""
-        return gr.Error(body + hint, title="That did not work", duration=None, print_exception=False)
+        return _toast("That did not work", body + hint)
     incident = uuid.uuid4().hex[:8]
     logger.error("incident %s", incident, exc_info=error)
     text = f"Something unexpected went wrong ({type(error).__name__}). The studio's log has it under {incident}."
-    return gr.Error(text, title="A bug in the studio", duration=None, print_exception=False)
+    return _toast("A bug in the studio", text)
+
+
+def _toast(title: str, body: str) -> gr.Error:
+    """Gradio 6.31's page loses an error's title and heads every toast 'Error'; ours stands in the text, and theme.css hides the other."""
+    return gr.Error(f'<b class="title">{title}</b><br>{body}', title=title, duration=None, print_exception=False)
 
 
 def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:

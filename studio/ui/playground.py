@@ -254,7 +254,7 @@ def _wire_visits(studio: Studio, form: PlayForm, tab: gr.Tab, links: Links) -> N
     current_page().load(guarded(restore), [links.conversation, links.play_run], shown, **QUIET)
     links.play_run.change(guarded(open_run), [links.play_run, form.kept], shown, **QUIET)
     fresh = [form.adapters, form.memory]
-    tab.select(lambda: (gr.update(choices=adapter_choices(studio)), memory_now(studio)), None, fresh, **QUIET)
+    tab.select(guarded(lambda: (gr.update(choices=adapter_choices(studio)), memory_now(studio))), None, fresh, **QUIET)
 
 
 def restored(studio: Studio, form: PlayForm, remembered: dict[str, Any]) -> dict[Any, Any]:
@@ -277,7 +277,7 @@ def with_run(studio: Studio, form: PlayForm, run_id: str, kept: str) -> dict[Any
     """A run's adapter beside its base; a conversation that it takes no part in makes room for a new one."""
     model, quantization = base_of(studio, RUN + run_id) or ("starter", "none")
     picked = gr.update(choices=adapter_choices(studio), value=[RUN + run_id])
-    values = {form.adapters: picked, form.model: model, form.quantization: quantization}
+    values = {form.adapters: picked, form.model: model, form.quantization: quantization, form.beside: []}
     if RUN + run_id in {pane.id for pane in Conversation.from_json(kept).panes}:
         return values
     return {**values, form.kept: "", form.thread: play_markup.EMPTY, form.editing: ""}
