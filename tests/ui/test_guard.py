@@ -41,5 +41,5 @@ def test_handlers_and_generator_handlers_are_guarded(kind):
         yield 1
         raise PlayError("No.")
 
-    with pytest.raises(gr.Error, match="No."):
+    with pytest.raises(gr.Error, match="That did not work"):
         list(guarded(call)() if kind == "call" else guarded(stream)())
