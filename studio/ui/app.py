@@ -14,65 +14,54 @@ from studio.core.paths import ASSETS, StudioHome
 from studio.core.units import show_bytes
 from studio.jobs import store
 from studio.jobs.queue import QueueThread
-from studio.ui import markup, playground, quantization, rank, runs, train
+from studio.ui import links, markup, playground, quantization, rank, runs, train
 from studio.ui.drawings import card_css
-from studio.ui.lazy import build_on_visit
+from studio.ui.lazy import VISITED, build_on_visit
 from studio.ui.studio import Studio
 from studio.ui.theme import studio_theme
 
 STYLE_SHEETS = ("theme.css", "labs.css", "runs.css", "playground.css")
+QUIET = {"show_progress": "hidden"}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def build_page(studio: Studio) -> gr.Blocks:
-    """The whole page. Tabs not looked at are not rendered until they are."""
+    """The whole page. All tabs but the first are built when they are first looked at."""
     with gr.Blocks(title="PEFT Studio", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(header_html(studio), padding=False, elem_id="top")
-        remembered = playground.build_memory()
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Train", id="train"):
                 train_tab = train.build(studio)
                 train.initial_values(studio, train_tab.form)
-            with gr.Tab("Runs", id="runs"):
-                runs_tab = runs.build(studio)
-            with gr.Tab("Playground", id="playground"):
-                playground_tab = playground.build(studio, remembered)
+            with gr.Tab("Runs", id="runs") as runs_tab:
+                runs_visited = build_on_visit(runs_tab, lambda: build_runs())
+            with gr.Tab("Playground", id="playground") as play_tab:
+                play_visited = build_on_visit(play_tab, lambda: playground.build(studio, play_tab, shared))
             with gr.Tab("Quantization", id="quantization") as quantization_tab:
                 build_on_visit(quantization_tab, lambda: quantization.build(studio, quantization_tab))
             with gr.Tab("Rank", id="rank") as rank_tab:
                 build_on_visit(rank_tab, lambda: rank.build(studio, rank_tab))
-        _connect(studio, page, tabs, train_tab, runs_tab, playground_tab)
+        shared = links.build(tabs)
+
+        def build_runs() -> None:
+            tab = runs.build(studio, shared)
+            train.connect_again(studio, tabs, tab.again, tab.selected, train_tab)
+            to_play = [shared.play_run, play_visited, tabs]
+            tab.play.click(lambda run_id: (run_id, VISITED, gr.Tabs(selected="playground")), tab.selected, to_play, **QUIET)
+
+        to_run = [shared.show_run, runs_visited, tabs]
+        train_tab.start.success(lambda run_id: (run_id, VISITED, gr.Tabs(selected="runs")), train_tab.started, to_run, **QUIET)
+        page.load(lambda: at_start(studio), None, to_run, **QUIET)
     # The page's events are no public API (the command line is): describing them would double what every visit loads.
     for event in page.fns.values():
         event.api_visibility = "private"
     return page
 
 
-def _connect(
-    studio: Studio, page: gr.Blocks, tabs: gr.Tabs, train_tab: train.TrainTab, runs_tab: runs.RunsTab, play_tab: playground.PlaygroundTab
-) -> None:
-    """What one tab starts and another shows."""
-    quiet = {"show_progress": "hidden"}
-
-    def open_run(run_id: str) -> tuple[object, ...]:
-        return run_id, gr.Tabs(selected="runs"), gr.Timer(active=True)
-
-    def at_start(remembered: str) -> tuple[object, ...]:
-        run_id = runs.choose_at_start(studio, remembered)
-        active = any(run.status.is_active for run in store.list_runs(studio.home) if run.id == run_id)
-        return (run_id, gr.Tabs(selected="runs"), gr.Timer(active=True)) if active else (run_id, gr.skip(), gr.skip())
-
-    # The runs' timer ticks only while their tab is looked at.
-    tabs.select(on_tab, None, runs_tab.timer, queue=False, **quiet)
-    shown = [runs_tab.selected, tabs, runs_tab.timer]
-    runs_tab.follow(train_tab.start.success(open_run, train_tab.started, shown, **quiet))
-    runs_tab.follow(page.load(at_start, runs_tab.remembered, shown, **quiet))
-    playground.connect(studio, page, tabs, runs_tab, play_tab)
-    train.connect_again(studio, tabs, runs_tab.again, runs_tab.selected, train_tab)
-
-
-def on_tab(event: gr.SelectData) -> gr.Timer:
-    return gr.Timer(active=event.value == "Runs")
+def at_start(studio: Studio) -> tuple[object, ...]:
+    """A page opens on the run in progress, where there is one. Values of the run to show, its tab's visit, and the tabs."""
+    active = [run.id for run in store.list_runs(studio.home) if run.status.is_active]
+    return (active[0], VISITED, gr.Tabs(selected="runs")) if active else (gr.skip(), gr.skip(), gr.skip())
 
 
 def header_html(studio: Studio) -> str:

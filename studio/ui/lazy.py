@@ -44,8 +44,13 @@ def _let_change() -> None:
             block.interactive = True
 
 
+def current_page() -> gr.Blocks:
+    """The page being built. Inside a tab's `build`, its `load` happens once: when the tab has been built."""
+    context = get_blocks_context()
+    assert context is not None, "a tab is built while its page is"
+    return context.root_block
+
+
 def on_visit(tab: gr.Tab) -> list[Any]:
     """Triggers, for `gr.on`, of every visit of a tab from inside its `build`: the first, for which it was built, and later ones."""
-    context = get_blocks_context()
-    assert context is not None, "on_visit is called while a page is built"
-    return [context.root_block.load, tab.select]
+    return [current_page().load, tab.select]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -25,6 +24,8 @@ from studio.plots.pareto import pareto_figure, pareto_info
 from studio.plots.vitals import vitals_figure, vitals_info
 from studio.ui import cockpit, markup, runs_actions, runs_compare, runs_forms, runs_list
 from studio.ui.guard import guarded
+from studio.ui.lazy import current_page
+from studio.ui.links import Links
 from studio.ui.runs_widgets import QUIET, Buttons, Cockpit, Comparison, build_cockpit, build_comparison, build_list
 from studio.ui.studio import Studio
 
@@ -37,16 +38,11 @@ class RunsTab(NamedTuple):
     """What other tabs need: the run looked at, and buttons they answer to."""
 
     selected: gr.Textbox
-    remembered: gr.BrowserState
     again: gr.Button
     play: gr.Button
-    timer: gr.Timer
-    follow: Callable[[Any], None]
-    """Draw the run now selected after an event has changed which it is, and remember it."""
 
 
-def build(studio: Studio) -> RunsTab:
-    remembered = gr.BrowserState("", storage_key="peft-studio-run", secret="peft-studio")
+def build(studio: Studio, links: Links) -> RunsTab:
     with gr.Row(elem_classes="two-columns", equal_height=False):
         with gr.Column(scale=4, min_width=300):
             view, listing, trash = build_list()
@@ -55,7 +51,7 @@ def build(studio: Studio) -> RunsTab:
                 (buttons, confirm), shown, forms = build_cockpit()
             with gr.Column(visible=False) as several:
                 comparison = build_comparison()
-    timer = gr.Timer(1.0, active=False)
+    timer = gr.Timer(1.0)
     inputs = [view.selected, view.compared, view.query, view.rows, view.seen, view.seen_list, shown.smoothing, shown.log_scale,
               comparison.cost]  # fmt: skip
     outputs = [view.seen, view.seen_list, listing, single, several, *buttons, *shown.drawn, *comparison.drawn]
@@ -69,7 +65,7 @@ def build(studio: Studio) -> RunsTab:
     def follow(event: Any) -> None:
         drawn = event.then(guarded(redraw), inputs, outputs, **QUIET)
         drawn.then(guarded(lambda run_id: runs_forms.fill(studio, run_id)), view.selected, runs_forms.filled(forms), **QUIET)
-        drawn.then(lambda run_id: run_id, view.selected, remembered, **QUIET)
+        drawn.then(lambda run_id: run_id, view.selected, links.last_run, **QUIET)
 
     timer.tick(guarded(refresh), inputs, outputs, show_progress="hidden", queue=False)
     gr.on([shown.smoothing.release, shown.log_scale.input, comparison.cost.input, view.query.input], guarded(redraw), inputs, outputs,
@@ -81,7 +77,19 @@ def build(studio: Studio) -> RunsTab:
         *runs_forms.wire(studio, forms, view.selected),
     ]:
         follow(event)
-    return RunsTab(view.selected, remembered, buttons.again, buttons.play, timer, follow)
+
+    def open_tab(wanted: str, remembered: str) -> str:
+        return wanted or choose_at_start(studio, remembered)
+
+    links.tabs.select(on_tab, None, timer, queue=False, show_progress="hidden")
+    follow(current_page().load(open_tab, [links.show_run, links.last_run], view.selected, **QUIET))
+    follow(links.show_run.change(lambda run_id: (run_id, gr.Timer(active=True)), links.show_run, [view.selected, timer], **QUIET))
+    return RunsTab(view.selected, buttons.again, buttons.play)
+
+
+def on_tab(event: gr.SelectData) -> gr.Timer:
+    """The timer ticks only while the tab is looked at."""
+    return gr.Timer(active=event.value == "Runs")
 
 
 class Looked(NamedTuple):
