@@ -3,7 +3,7 @@
     python tests/benchmarks/evidence.py --home FOLDER [--seeds 3] [--only NAME ...] [--rows 240] [--held-out 64] [--json]
 
 Each run is a real `python -m studio.train` in FOLDER, with the specs that `studio compare-methods` queues: every family at its own
-defaults and its own learning rate, one epoch, batches of 8. A finished run in FOLDER is not run again, so an interrupted comparison
+defaults and its own learning rate, one epoch, batches of 4. A finished run in FOLDER is not run again, so an interrupted comparison
 goes on where it was, and families may have different numbers of seeds. The table holds all that FOLDER holds.
 
 Held-out loss is nats per answer token, mean and (lowest to highest) over seeds. Memory is the peak of the training process as the run
@@ -35,7 +35,7 @@ from studio.core.units import show_bytes, show_count  # noqa: E402
 from studio.jobs.families import family_variants  # noqa: E402
 from tests.benchmarks.plan_memory import make_home  # noqa: E402
 
-BATCH = 8
+BATCH = 4
 LENGTH = 384
 POLL_S = 0.5
 FIGURES = "evidence.json"
