@@ -64,4 +64,4 @@ def _claimed(item: FamilyComparison) -> str:
 def _check(check: Check) -> str:
     kind, word = ("good", "holds") if check.agrees else ("warn", "does not hold")
     counted = f"<b>{escape(check.how)}, it {word}:</b> {escape(check.found)}."
-    return f'<p>Its figure: {escape(check.claim)}.</p><p class="check {kind}">{counted}</p>'
+    return f'<p>It claims: {escape(check.claim)}.</p><p class="check {kind}">{counted}</p>'

@@ -47,6 +47,7 @@ def test_four_times_less_memory_holds_for_a_large_model_and_not_for_the_starter(
     small, large = compare("starter")[2]["qlora"], compare("GPT-3-175B")[2]["qlora"]
     assert "2.41 times for this model, 269 MB to 111 MB" in small.checks[0].found
     assert not small.checks[0].agrees and large.checks[0].agrees
+    assert small.checks[1].how.startswith("Measured on the starter") and not small.checks[1].agrees
     assert small.base_bytes == pytest.approx(106_168_320 * 4.127 / 8 + 28_346_688 * 2, rel=1e-4)
 
 
