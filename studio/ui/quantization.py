@@ -21,6 +21,8 @@ from studio.ui.studio import Studio
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 SKIPPED = 11
 """Outputs besides the progress line that stay as they are while a model is read: heat map, totals, module, choice."""
+EVERY = 7
+"""Matrices between two updates of the progress bar."""
 QUIET = {"show_progress": "hidden", "concurrency_limit": 4, "concurrency_id": "analysis"}
 
 
@@ -142,19 +144,25 @@ def measured(studio: Studio, settings: Settings, kind: str, picked: str) -> Iter
     """Progress, then everything of a model: values of Widgets.outputs and of the hidden choice."""
     skipped = [gr.skip()] * SKIPPED
     yield [markup.progress_bar(0, "reading the weights", "waiting"), *skipped]
-    for event in studio.analysis.stream("model", **_asked(settings)):
-        if event.name == "progress":
-            done, every = event.data
-            if done % 7 == 0 or done == every:
+    try:
+        for event in studio.analysis.stream("model", **_asked(settings)):
+            if event.name == "done":
+                yield _opened(studio, settings, kind, picked, event.data)
+            elif event.data[0] % EVERY == 0 or event.data[0] == event.data[1]:
+                done, every = event.data
                 label = f"{done} of {every} matrices"
                 yield [f'{markup.progress_bar(done / every, label)}<p class="how">{label}</p>', *skipped]
-        elif event.name == "done":
-            report = event.data
-            names = {module["name"] for module in report["modules"]}
-            if heat_map.split_picked(picked)[1] not in names:
-                picked = view.first_module(report)
-            shown = module_values(studio, settings, kind, picked)
-            yield ["", view.heat(report, kind, picked), view.totals_html(report), *shown, picked]
+    except StudioError:
+        yield ["", *skipped]  # no bar that moves for ever; the toast says why
+        raise
+
+
+def _opened(studio: Studio, settings: Settings, kind: str, picked: str, report: dict[str, Any]) -> list[Any]:
+    names = {module["name"] for module in report["modules"]}
+    if heat_map.split_picked(picked)[1] not in names:
+        picked = view.first_module(report)
+    shown = module_values(studio, settings, kind, picked)
+    return ["", view.heat(report, kind, picked), view.totals_html(report), *shown, picked]
 
 
 def redrawn(studio: Studio, settings: Settings, kind: str, picked: str) -> list[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio.core.errors import AnalysisError
+from studio.core.errors import AnalysisError, StudioError
 from studio.jobs import store
 from studio.jobs.worker import Worker
 from studio.ui import heat_map, markup
@@ -52,6 +52,9 @@ def measure(studio: Studio, model: str, block_size: int, double_quant: bool, pic
     try:
         for event in worker.stream("effect", **asked):
             yield effect_html(event.data) if event.name == "done" else markup.waiting(str(event.data))
+    except StudioError:
+        yield ""  # no bar that moves for ever; the toast says why
+        raise
     finally:
         worker.close()
 

@@ -150,7 +150,11 @@ def module_values(studio: Studio, pair: tuple[str, str], picked: str) -> Iterato
     """What is being done, then values of Widgets.module_outputs."""
     layer, name = heat_map.split_picked(picked)
     yield [markup.heading("", name) + markup.waiting("Singular values of the whole matrix"), *figure.hidden()]
-    report = studio.analysis.call("delta", base=pair[0], tuned=pair[1], layer=layer, module=name)
+    try:
+        report = studio.analysis.call("delta", base=pair[0], tuned=pair[1], layer=layer, module=name)
+    except StudioError:
+        yield [markup.heading("", name), *figure.hidden()]
+        raise
     yield [module_html(report), *spectrum_values(report)]
 
 
