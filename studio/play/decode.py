@@ -1,14 +1,12 @@
 """One decoding loop for any number of panes in a batch: a prompt a row, one key-value cache, rows leave when they end.
 
 transformers' generate streams one row only and cannot be stopped between two tokens; this loop does both, and with temperature 0 in
-float32 gives generate's tokens one for one (a test compares them). Shorter prompts are padded on the left and the padding is masked;
-`can_pad` says for which models that is exact. Which adapter answers in which row is the caller's `as_rows`.
+float32 gives generate's tokens one for one (a test compares them). Which adapter answers in which row is the caller's `as_rows`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -17,6 +15,7 @@ from typing import Any
 
 import torch
 
+from studio.play.batch_rows import Rows
 from studio.play.sampling import Sampling, pick_token
 
 AsRows = Callable[[Sequence[str]], AbstractContextManager[Any]]
@@ -48,33 +47,6 @@ class Decoding:
     is_cancelled: Callable[[], bool]
 
 
-class Rows:
-    """What the model reads next, a row a pane. `mask` is (rows, length so far), 1 where there is text; None where no row is padded."""
-
-    def __init__(self, prompts: Sequence[Sequence[int]], device: Any) -> None:
-        longest = max(map(len, prompts))
-        self.ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-        starts = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
-        self.mask = (torch.arange(longest, device=device) >= starts[:, None]).long() if starts.any() else None
-
-    def arguments(self) -> dict[str, Any]:
-        """The model's arguments. A padded row counts its positions from where its text begins."""
-        if self.mask is None:
-            return {"input_ids": self.ids}
-        positions = (self.mask.cumsum(-1) - 1).clamp_min(0)[:, -self.ids.shape[1] :]
-        return {"input_ids": self.ids, "attention_mask": self.mask, "position_ids": positions}
-
-    def go_on(self, tokens: Sequence[int]) -> None:
-        """Each row has been read; `tokens` come next."""
-        self.ids = torch.tensor(tokens, device=self.ids.device)[:, None]
-        if self.mask is not None:
-            self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
-
-    def keep(self, rows: torch.Tensor) -> None:
-        self.ids = self.ids[rows]
-        self.mask = None if self.mask is None else self.mask[rows]
-
-
 @torch.inference_mode()
 def decode(
     model: Any, prompts: Sequence[Sequence[int]], cache: Any, names: Sequence[str], as_rows: AsRows, settings: Decoding
@@ -91,7 +63,7 @@ def decode(
             pane.stopped_by = "you"
     active = [pane for pane in panes if not pane.stopped_by]
     while active:
-        with as_rows([pane.name for pane in active]), _lone_positions(model):
+        with as_rows([pane.name for pane in active]), rows.attention(model), _lone_positions(model):
             while not any(pane.stopped_by for pane in active):
                 logits = model(**rows.arguments(), past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1].float().cpu()
                 for row, pane in enumerate(active):
@@ -104,14 +76,6 @@ def decode(
             cache.batch_select_indices(kept_rows)
             rows.keep(kept_rows)
     return panes
-
-
-def can_pad(model: Any) -> bool:
-    """Whether padding on the left changes nothing: every layer attends to the whole text, and positions can be told."""
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    return "position_ids" in inspect.signature(model.forward).parameters and kinds == {"full_attention"} and not sliding
 
 
 @contextlib.contextmanager

@@ -23,7 +23,8 @@ from studio.core.spec import ModelSpec, RunSpec
 from studio.methods.adapters import base_warning, describe_adapter
 from studio.models.chat import Message, encode_prompt
 from studio.models.load import LoadedBase, load_base
-from studio.play.decode import Decoding, PaneState, can_pad, decode
+from studio.play.batch_rows import can_batch
+from studio.play.decode import Decoding, PaneState, decode
 from studio.play.injection import BASE, Injection, has_strength
 from studio.play.sampling import Sampling
 from studio.play.stream import TextStream
@@ -170,12 +171,12 @@ class Engine:
         return frozenset(token for token in [*ids, self.loaded.tokenizer.eos_token_id] if token is not None)  # type: ignore[union-attr]
 
     def _passes(self, prompts: Mapping[str, list[int]]) -> list[list[str]]:
-        """Which panes share a batch: base and plain LoRA do, where prompts are equal or can be padded; every other pane answers alone."""
+        """Which panes share a batch: base and plain LoRA do, where prompts are equal or may differ; every other pane answers alone."""
         loaded, injection = self.ready(list(prompts))
         passes: list[list[str]] = []
-        pads = can_pad(loaded.model)
+        any_length = can_batch(loaded.model)
         for pane, prompt in prompts.items():
-            beside = [names for names in passes if injection.mixes(names[0]) and (pads or prompts[names[0]] == prompt)]
+            beside = [names for names in passes if injection.mixes(names[0]) and (any_length or prompts[names[0]] == prompt)]
             if beside and injection.mixes(pane):
                 beside[0].append(pane)
             else:
@@ -187,7 +188,7 @@ class Engine:
         mixing = sum(self.injection.mixes(names[0]) for names in passes)  # type: ignore[union-attr]
         reasons = ["Only the base and LoRA without DoRA share a batch exactly."] if len(passes) > 1 and mixing < len(passes) else []
         if mixing > 1:
-            reasons.append("This model reads conversations that differ one by one: padding them to one length would change its answers.")
+            reasons.append("This model reads conversations that differ one by one: in one batch its answers would change.")
         return " ".join(reasons)
 
     def _run(

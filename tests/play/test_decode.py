@@ -12,7 +12,7 @@ from studio.core.errors import MethodError, ModelError, PlayError
 from studio.core.spec import ModelSpec, RunSpec
 from studio.methods import get_method
 from studio.methods.adapters import save_adapter
-from studio.play.decode import Rows, can_pad
+from studio.play.batch_rows import Rows, can_batch
 from studio.play.engine import Engine, Question
 from studio.play.sampling import Sampling, pick_token
 from tests.play.conftest import PROMPT
@@ -143,23 +143,26 @@ def test_settings_that_cannot_be_used_are_named(settings, named):
 
 
 ATTENTION = [
-    ("llama", {}, True), ("qwen2", {}, True), ("mistral", {"sliding_window": 8}, False), ("gemma2", {"head_dim": 16}, False),
+    ("llama", {}, True), ("qwen3", {"head_dim": 16}, True), ("gpt_neox", {}, True), ("mistral", {"sliding_window": 8}, False), ("gemma2", {"head_dim": 16}, False),
     ("bloom", {}, False),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("kind", "settings", "exact"), ATTENTION)
-def test_padding_is_offered_where_every_layer_sees_the_whole_text_and_positions_can_be_told(kind, settings, exact):
+def test_lengths_mix_where_every_layer_attends_to_the_whole_text(kind, settings, exact):
     small = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
     config = AutoConfig.for_model(kind, **small, num_attention_heads=2, num_key_value_heads=2, **settings)
     model = AutoModelForCausalLM.from_config(config).eval()
-    assert can_pad(model) == exact
+    assert can_batch(model) == exact
     prompts = torch.randint(1, 64, (20,), generator=torch.Generator().manual_seed(0)).tolist(), [5, 6, 7]
-    rows = Rows(prompts, "cpu")
-    with torch.inference_mode():
-        alone = model(torch.tensor([prompts[1]])).logits[0, -1]
-        if exact:
-            assert (model(**rows.arguments()).logits[1, -1] - alone).abs().max() < 1e-6
+    if exact:
+        rows = Rows(prompts, "cpu")
+        with torch.inference_mode():
+            alone = model(torch.tensor([prompts[1]])).logits[0, -1]
+            with rows.attention(model):
+                beside = model(**rows.arguments()).logits[1, -1]
+        assert (beside - alone).abs().max() < 1e-6
+        assert config._attn_implementation == "sdpa"
 
 
 def test_temperature_zero_is_greedy_whatever_else_is_set():

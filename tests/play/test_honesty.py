@@ -13,7 +13,8 @@ from studio.core.spec import ModelSpec
 from studio.methods.adapters import load_adapter
 from studio.models.chat import encode_prompt
 from studio.play import engine as engine_module
-from studio.play.engine import Engine, Question
+from studio.play.decode import Decoding, decode
+from studio.play.engine import Question
 from studio.play.sampling import Sampling
 from tests.play.conftest import FAMILIES, PROMPT
 
@@ -147,24 +148,31 @@ def test_panes_whose_conversations_differ_answer_their_own_in_one_padded_batch(e
         assert pane["text"] == reference(folders.get(pane["pane"]), messages=APART[pane["pane"]]), pane["pane"]
 
 
-def test_a_padded_row_goes_on_as_it_was_when_another_ends(engine, tiny, make_adapter, reference, monkeypatch):
-    folder = make_adapter("lora", 1)
-    engine.load(tiny, "none", {"tuned": str(folder)})
-    for ends, stays in (("base", "tuned"), ("tuned", "base")):
-        expected = {name: reference(folder if name == "tuned" else None, messages=APART[name]) for name in (ends, stays)}
-        ids = {name: engine.loaded.tokenizer.encode(text) for name, text in expected.items()}
-        stop = next(token for token in ids[ends] if token not in ids[stays])
-        monkeypatch.setattr(Engine, "stop_ids", lambda self, stop=stop: frozenset([stop]))
-        question = Question({name: APART[name] for name in ("base", "tuned")}, Sampling(max_new_tokens=TOKENS))
-        done = {pane["pane"]: pane for pane in engine.answer(question, lambda event, data: None, lambda: False)["panes"]}
-        assert done[ends]["stopped_by"] == "end of answer" and done[ends]["tokens"] < done[stays]["tokens"]
-        assert done[stays]["text"] == expected[stays]
+@pytest.mark.parametrize(("ends", "stays"), [(0, 1), (1, 0)])
+def test_a_row_goes_on_as_it_was_when_another_ends(ends, stays, engine, tiny, make_adapter):
+    engine.load(tiny, "none", {"tuned": str(make_adapter("lora", 1))})
+    engine.injection.hold(["tuned"])
+    names = ["base", "tuned"]
+    prompts = [engine.encode(APART[name]) for name in names]
+
+    def tokens(rows, stop=()):
+        settings = Decoding(Sampling(temperature=1.5, max_new_tokens=TOKENS), frozenset(stop), 512, lambda pane, token: None, lambda: False)
+        asked = [names[row] for row in rows]
+        cache = engine.injection.new_cache(asked)
+        states = decode(engine.loaded.model, [prompts[row] for row in rows], cache, asked, engine.injection.rows, settings)
+        return {row: state.tokens for row, state in zip(rows, states, strict=True)}
+
+    alone = {row: tokens([row])[row] for row in (ends, stays)}
+    assert tokens([0, 1]) == alone
+    stop = next(token for token in alone[ends] if token not in alone[stays])
+    both = tokens([0, 1], [stop])
+    assert both[ends] == alone[ends][: alone[ends].index(stop) + 1] and both[stays] == alone[stays]
 
 
-def test_a_model_that_padding_would_change_answers_in_passes_and_says_why(engine, tiny, make_adapter, reference, monkeypatch):
+def test_a_model_that_cannot_mix_lengths_answers_in_passes_and_says_why(engine, tiny, make_adapter, reference, monkeypatch):
     folder = make_adapter("lora", 1)
     engine.load(tiny, "none", {"tuned": str(folder)})
-    monkeypatch.setattr(engine_module, "can_pad", lambda model: False)
+    monkeypatch.setattr(engine_module, "can_batch", lambda model: False)
     turns = {name: APART[name] for name in ("base", "tuned")}
     done = engine.answer(Question(turns, Sampling(max_new_tokens=TOKENS)), lambda event, data: None, lambda: False)
     assert done["passes"] == [["base"], ["tuned"]] and "one by one" in done["apart"]
