@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from studio.plots.style import EVALUATION, FROZEN, MUTED, TRAINED, empty_figure, new_figure
+from studio.plots.style import EVALUATION, FROZEN, MUTED, TRAINED, empty_figure, plain_figure
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -75,65 +75,66 @@ def absmax_info(report: dict[str, Any], kind: str) -> AbsmaxInfo:
 
 def weights_figure(info: WeightsInfo) -> go.Figure:
     """The histogram in blue, the levels as teal lines with their codes on top, the boundaries between them dotted."""
-    import plotly.graph_objects as go
-
     if not sum(info.counts):
         return empty_figure("This module has no weights to draw.", HEIGHT)
-    figure = new_figure(HEIGHT, hovermode="closest", bargap=0, showlegend=False, margin={"l": 56, "r": 16, "t": 30, "b": 44},
-                        xaxis_title="weight / absolute maximum of its block", yaxis_title="weights")  # fmt: skip
     spans = [f"{low:.4f} to {high:.4f}" for low, high in pairwise(info.edges)]
     hover = "%{customdata}<br>%{y:,} weights<extra></extra>"
-    figure.add_trace(
-        go.Bar(x=_centres(info.edges), y=info.counts, customdata=spans, hovertemplate=hover, marker_color=FROZEN, name="weights")
-    )
-    for boundary in info.boundaries:
-        figure.add_vline(x=boundary, line={"color": MUTED, "width": 1, "dash": "dot"})
-    for level, code in zip(info.levels, info.codes, strict=True):
-        figure.add_vline(x=level, line={"color": EVALUATION, "width": 1.5})
-        told = f"code {code}: {level:.6f}"
-        figure.add_annotation(x=level, y=1.0, yref="paper", yanchor="bottom", text=str(code), showarrow=False, hovertext=told,
-                              font={"size": 11, "color": EVALUATION})  # fmt: skip
-    figure.update_xaxes(range=[-1.03, 1.03])
-    return figure
+    bars = {"type": "bar", "x": _centres(info.edges), "y": info.counts, "customdata": spans, "hovertemplate": hover,
+            "marker": {"color": FROZEN}, "name": "weights"}  # fmt: skip
+    lines = [_upright(at, {"color": MUTED, "width": 1, "dash": "dot"}) for at in info.boundaries]
+    lines += [_upright(at, {"color": EVALUATION, "width": 1.5}) for at in info.levels]
+    return plain_figure(
+        [bars], HEIGHT, hovermode="closest", bargap=0, showlegend=False, margin={"t": 30}, shapes=lines,
+        annotations=[_code(level, code) for level, code in zip(info.levels, info.codes, strict=True)],
+        xaxis={"title": {"text": "weight / absolute maximum of its block"}, "range": [-1.03, 1.03]}, yaxis={"title": {"text": "weights"}},
+    )  # fmt: skip
+
+
+def _upright(at: float, line: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "line", "x0": at, "x1": at, "yref": "paper", "y0": 0, "y1": 1, "line": line}
+
+
+def _code(level: float, code: int) -> dict[str, Any]:
+    """A code's number above its line."""
+    return {"x": level, "y": 1.0, "yref": "paper", "yanchor": "bottom", "text": str(code), "showarrow": False,
+            "hovertext": f"code {code}: {level:.6f}", "font": {"size": 11, "color": EVALUATION}}  # fmt: skip
 
 
 def codes_figure(info: CodesInfo) -> go.Figure:
     """Measured share of each code as bars, the ideal of normal weights as marks on them."""
-    import plotly.graph_objects as go
-
     if not sum(info.counts):
         return empty_figure("No weight was given a code.", HEIGHT)
     few = len(info.codes) <= 16
     names: list[Any] = [str(code) for code in info.codes] if few else list(info.codes)
-    figure = new_figure(HEIGHT, hovermode="closest", bargap=0.18, xaxis_title="code", yaxis_title="% of the weights")
     hover = "code %{x}: level %{customdata[0]:.4f}<br>%{y:.3f} % (%{customdata[1]:,} weights)<extra></extra>"
     data = [list(pair) for pair in zip(info.levels, info.counts, strict=True)]
-    figure.add_trace(go.Bar(x=names, y=_short(info.share), customdata=data, hovertemplate=hover, marker_color=FROZEN, name="these weights"))
+    traces = [{"type": "bar", "x": names, "y": _short(info.share), "customdata": data, "hovertemplate": hover,
+               "marker": {"color": FROZEN}, "name": "these weights"}]  # fmt: skip
     if info.ideal:
         mark = {"symbol": "line-ew", "size": 14, "line": {"width": 2.5, "color": MUTED}}
         hover = "code %{x}: %{y:.3f} % of normal weights<extra></extra>"
-        figure.add_trace(go.Scatter(x=names, y=_short(info.ideal), mode="markers", marker=mark, hovertemplate=hover, name="normal weights"))
-    figure.update_xaxes(**({"type": "category", "nticks": 16} if few else {"dtick": 32, "tickangle": 0}))
-    return figure
+        traces.append({"type": "scatter", "x": names, "y": _short(info.ideal), "mode": "markers", "marker": mark, "hovertemplate": hover,
+                       "name": "normal weights"})  # fmt: skip
+    ticks = {"type": "category", "nticks": 16} if few else {"dtick": 32, "tickangle": 0}
+    return plain_figure(
+        traces, HEIGHT, hovermode="closest", bargap=0.18, xaxis={"title": {"text": "code"}, **ticks},
+        yaxis={"title": {"text": "% of the weights"}},
+    )  # fmt: skip
 
 
 def absmax_figure(info: AbsmaxInfo) -> go.Figure:
     """How large the blocks' maxima are: as computed (blue), and as stored in 8 bits (a line) where double quantization is on."""
-    import plotly.graph_objects as go
-
     if not sum(info.before):
         return empty_figure("There are no blocks.", HEIGHT)
-    figure = new_figure(HEIGHT, hovermode="x unified", bargap=0, xaxis_title="absolute maximum of a block", yaxis_title="blocks")
-    centres = _centres(info.edges)
-    figure.add_trace(
-        go.Bar(x=centres, y=info.before, name="32 bits each", marker_color=FROZEN, opacity=0.75, hovertemplate="%{y:,} blocks")
-    )
+    shared = {"x": _centres(info.edges), "hovertemplate": "%{y:,} blocks"}
+    traces: list[dict[str, Any]] = [
+        {**shared, "type": "bar", "y": info.before, "name": "32 bits each", "marker": {"color": FROZEN}, "opacity": 0.75}
+    ]
     if info.double_quant:
         line = {"color": TRAINED, "width": 1.8, "shape": "hvh"}
-        figure.add_trace(
-            go.Scatter(x=centres, y=info.after, name="after double quantization", mode="lines", line=line, hovertemplate="%{y:,} blocks")
-        )
-    return figure
+        traces.append({**shared, "type": "scatter", "y": info.after, "name": "after double quantization", "mode": "lines", "line": line})
+    titles = {"xaxis": {"title": {"text": "absolute maximum of a block"}}, "yaxis": {"title": {"text": "blocks"}}}
+    return plain_figure(traces, HEIGHT, hovermode="x unified", bargap=0, **titles)
 
 
 def _centres(edges: Sequence[float]) -> list[float]:

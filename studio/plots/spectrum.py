@@ -10,7 +10,7 @@ from math import ceil, floor, log10
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from studio.plots.style import FROZEN, MUTED, TRAINED, empty_figure, new_figure
+from studio.plots.style import FROZEN, MUTED, TRAINED, empty_figure, plain_figure
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -60,57 +60,48 @@ def growth_info(report: dict[str, Any]) -> GrowthInfo:
 
 def spectrum_figure(info: SpectrumInfo) -> go.Figure:
     """Values in orange on a logarithmic axis; the noise floor dashed; the same module of other layers faint."""
-    import plotly.graph_objects as go
-
     if not any(value > 0 for value in info.values):
         return empty_figure("This update is exactly zero: nothing has been learned here yet.", HEIGHT)
-    figure = new_figure(HEIGHT, hovermode="x unified", xaxis_title="direction", yaxis_title="singular value of ΔW")
     index = list(range(1, len(info.values) + 1))
-    hover = "%{y:.4g}"
+    traces = []
     if any(value > 0 for value in info.typical):
         line = {"color": MUTED, "width": 1.2}
-        name = f"{info.kind}, median of all layers"
-        figure.add_trace(go.Scatter(x=index, y=_positive(info.typical), name=name, mode="lines", line=line, hovertemplate=hover))
-    mode = "lines+markers" if len(index) <= MARKED else "lines"
-    figure.add_trace(
-        go.Scatter(x=index, y=_positive(info.values), name="this module", mode=mode, line={"color": TRAINED, "width": 2.2},
-                   marker={"size": 7}, hovertemplate=hover)
-    )  # fmt: skip
+        traces.append(_line(index, _positive(info.typical), f"{info.kind}, median of all layers", line))
+    dots = {"mode": "lines+markers", "marker": {"size": 7}} if len(index) <= MARKED else {}
+    traces.append({**_line(index, _positive(info.values), "this module", {"color": TRAINED, "width": 2.2}), **dots})
     if info.noise_floor > 0:
         line = {"color": FROZEN, "width": 1.5, "dash": "dash"}
-        floor = float(f"{info.noise_floor:.5g}")
-        ends = [index[0] - 0.4, index[-1] + 0.4]
-        figure.add_trace(go.Scatter(x=ends, y=[floor, floor], name="noise floor", mode="lines", line=line, hovertemplate=hover))
+        traces.append(_line([index[0] - 0.4, index[-1] + 0.4], _short([info.noise_floor] * 2), "noise floor", line))
     ticks = _log_ticks([value for value in (*info.values, info.noise_floor) if value > 0])
-    figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
-    figure.update_xaxes(dtick=1 if len(index) <= 16 else None, range=[0.4, len(index) + 0.6])
-    return figure
+    every = {"dtick": 1} if len(index) <= 16 else {}
+    return plain_figure(
+        traces, HEIGHT, xaxis={"title": {"text": "direction"}, "range": [0.4, len(index) + 0.6], **every},
+        yaxis={"title": {"text": "singular value of ΔW"}, "type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]},
+    )  # fmt: skip
 
 
 def growth_figure(info: GrowthInfo) -> go.Figure:
     """Size of the update (orange, left) and median effective rank (blue, right) at each kept step."""
-    import plotly.graph_objects as go
-
     if len(info.steps) < 2:
         return empty_figure("Fewer than two snapshots were kept, so there is no growth to draw.", HEIGHT)
-    right = {"title": {"text": "median effective rank"}, "overlaying": "y", "side": "right", "rangemode": "tozero", "showgrid": False}
-    figure = new_figure(
-        HEIGHT, hovermode="x unified", xaxis_title="step", yaxis_title="‖ΔW‖", yaxis2=right, margin={"l": 56, "r": 60, "t": 12, "b": 44}
-    )
     orange, blue = {"color": TRAINED, "width": 2.2}, {"color": FROZEN, "width": 2.2}
-    figure.add_trace(
-        go.Scatter(
-            x=info.steps, y=_short(info.norm), name="size of the update", mode="lines+markers", line=orange, hovertemplate="%{y:.4g}"
-        )
-    )
-    figure.add_trace(
-        go.Scatter(x=info.steps, y=_short(info.effective_rank), name="median effective rank", mode="lines+markers", line=blue, yaxis="y2",
-                   hovertemplate="%{y:.3f}")
+    rank = {"yaxis": "y2", "hovertemplate": "%{y:.3f}"}
+    traces = [
+        {**_line(info.steps, _short(info.norm), "size of the update", orange), "mode": "lines+markers"},
+        {**_line(info.steps, _short(info.effective_rank), "median effective rank", blue), "mode": "lines+markers", **rank},
+    ]
+    mark = {"color": MUTED, "width": 1, "dash": "dot"}
+    at = {"type": "line", "x0": info.step, "x1": info.step, "yref": "paper", "y0": 0, "y1": 1, "line": mark}
+    return plain_figure(
+        traces, HEIGHT, margin={"r": 60}, xaxis={"title": {"text": "step"}}, yaxis={"title": {"text": "‖ΔW‖"}, "rangemode": "tozero"},
+        yaxis2={"title": {"text": "median effective rank"}, "overlaying": "y", "side": "right", "rangemode": "tozero", "showgrid": False,
+                "zeroline": False},
+        shapes=[] if info.step is None else [at],
     )  # fmt: skip
-    figure.update_yaxes(rangemode="tozero")
-    if info.step is not None:
-        figure.add_vline(x=info.step, line={"color": MUTED, "width": 1, "dash": "dot"})
-    return figure
+
+
+def _line(x: Sequence[float], y: Sequence[float | None], name: str, line: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "scatter", "x": list(x), "y": list(y), "name": name, "mode": "lines", "line": line, "hovertemplate": "%{y:.4g}"}
 
 
 def _positive(values: Sequence[float]) -> list[float | None]:
