@@ -187,13 +187,14 @@ def show(studio: Studio, looked: Looked, any_runs: bool) -> list[Any]:
         cockpit.samples_html(record.paths),
         cockpit.details_html(record),
         store.read_log(record.paths),
+        *runs_forms.offered(record),
     ]
 
 
 def blank(header: str) -> list[Any]:
     """The cockpit with nothing in it."""
     hidden = gr.update(visible=False)
-    return [*[hidden] * len(Buttons._fields), header, hidden, hidden, hidden, "", "", ""]
+    return [*[hidden] * len(Buttons._fields), header, hidden, hidden, hidden, "", "", "", hidden, gr.skip(), hidden]
 
 
 def compare(studio: Studio, run_ids: list[str], looked: Looked) -> list[Any]:

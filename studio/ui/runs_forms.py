@@ -15,6 +15,7 @@ from studio.core.errors import RunError, RunNotFound
 from studio.core.records import RunNotes
 from studio.core.units import show_bytes
 from studio.jobs import notes, runner, store
+from studio.jobs.store import RunRecord
 from studio.jobs.worker import Worker
 from studio.ui import markup
 from studio.ui.guard import guarded
@@ -89,12 +90,19 @@ def fill(studio: Studio, run_id: str) -> list[Any]:
     if record is None:
         hidden = gr.update(visible=False)
         return [hidden, gr.skip(), None, hidden, "", "", "", hidden, "", hidden]
+    resume, checkpoint, export_form = offered(record)
+    return [
+        resume, {**checkpoint, "value": LAST}, None, gr.update(visible=True), record.name if record.name != record.id else "",
+        ", ".join(record.notes.tags), record.notes.text, export_form, "", gr.update(visible=False),
+    ]  # fmt: skip
+
+
+def offered(record: RunRecord) -> list[Any]:
+    """What can be done with a run now: updates of the form to go on, of its checkpoints, of the export. They change as a run ends."""
     checkpoints = [path.name for path in reversed(runner.list_checkpoints(record.paths))]
     usable = (record.paths.adapter / "adapter_config.json").is_file()
     return [
-        gr.update(visible=bool(checkpoints) and record.status.is_over), gr.update(choices=[LAST, *checkpoints], value=LAST), None,
-        gr.update(visible=True), record.name if record.name != record.id else "", ", ".join(record.notes.tags), record.notes.text,
-        gr.update(visible=usable), "", gr.update(visible=False),
+        gr.update(visible=bool(checkpoints) and record.status.is_over), gr.update(choices=[LAST, *checkpoints]), gr.update(visible=usable)
     ]  # fmt: skip
 
 

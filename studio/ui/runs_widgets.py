@@ -93,11 +93,15 @@ class Cockpit(NamedTuple):
     samples: gr.HTML
     details: gr.HTML
     log: gr.Textbox
-    DRAWN = 7
+    resume: gr.Accordion
+    checkpoint: gr.Dropdown
+    export: gr.Accordion
+    DRAWN = 10
 
     @property
     def drawn(self) -> list[Any]:
-        return [self.header, self.loss, self.options, self.vitals, self.samples, self.details, self.log]
+        return [self.header, self.loss, self.options, self.vitals, self.samples, self.details, self.log,
+                self.resume, self.checkpoint, self.export]  # fmt: skip
 
 
 class Comparison(NamedTuple):
@@ -165,7 +169,10 @@ def build_cockpit() -> tuple[tuple[Buttons, Confirm], Cockpit, runs_forms.Forms]
         details = gr.HTML("", padding=False)
     with gr.Accordion("Log", open=False):
         log = gr.Textbox(show_label=False, label="Log", lines=12, max_lines=12, interactive=False, buttons=["copy"], elem_classes="log")
-    return (buttons, confirm), Cockpit(header, loss, options, smoothing, log_scale, vitals, samples, details, log), forms
+    cockpit = Cockpit(
+        header, loss, options, smoothing, log_scale, vitals, samples, details, log, forms.resume, forms.checkpoint, forms.export
+    )
+    return (buttons, confirm), cockpit, forms
 
 
 def _build_buttons() -> tuple[Buttons, Confirm]:

@@ -173,6 +173,21 @@ def test_notes_are_kept_and_forms_filled_from_them(studio: Studio, make_run: Mak
         runs_forms.save_notes(studio, run.id, "n" * 300, "", "")
 
 
+def test_a_run_that_ends_while_it_is_watched_can_go_on_and_be_exported(studio: Studio, make_run: Make) -> None:
+    """The timer's drawing opens both forms and names the checkpoints, without touching what is chosen or typed in them."""
+    run = make_run("a", over=False)
+    first = len(Buttons._fields) + 5 + 7
+    waiting = runs.draw(studio, looked(run.id))
+    assert (waiting[first]["visible"], waiting[first + 2]["visible"]) == (False, False)
+    for file in ("checkpoints/step-000005/state.json", "adapter/adapter_config.json"):
+        (run.folder / file).parent.mkdir(parents=True)
+        (run.folder / file).write_text("{}")
+    run.result.write_text('{"status": "finished"}')
+    resume, checkpoint, export = runs.draw(studio, again(waiting, looked(run.id)))[first : first + 3]
+    assert (resume["visible"], export["visible"]) == (True, True)
+    assert checkpoint["choices"] == [runs_forms.LAST, "step-000005"] and "value" not in checkpoint
+
+
 def test_a_total_within_the_checkpoint_is_refused(studio: Studio, make_run: Make) -> None:
     run = make_run("a")
     for step in (5, 10):
