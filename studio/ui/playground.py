@@ -6,6 +6,7 @@ ends that process first. What is asked and answered stays on the page whatever f
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,11 @@ SAVE_FILE = """text => {
   link.click();
   URL.revokeObjectURL(link.href);
 }"""
+REMEMBER = (
+    "(conversation, ...values) => ({conversation, settings: Object.fromEntries("
+    + json.dumps(SETTINGS)
+    + ".map((name, place) => [name, values[place]]))})"
+)
 QUIET: dict[str, Any] = {"show_progress": "hidden"}
 LINE: dict[str, Any] = {**QUIET, "concurrency_limit": 32, "concurrency_id": "play"}
 
@@ -68,7 +74,7 @@ def build(studio: Studio, tab: gr.Tab, links: Links) -> None:
             tools = build_tools()
     form = form._replace(thread=thread, current=current, tools=tools)
     _wire_asking(studio, form, links.conversation)
-    _wire_keeping(studio, form, links.conversation)
+    _wire_keeping(studio, form)
     _wire_tools(studio, form)
     play_closer.wire(studio, form)
     _wire_visits(studio, form, tab, links)
@@ -89,13 +95,10 @@ def _wire_asking(studio: Studio, form: PlayForm, remembered: gr.BrowserState) ->
         gr.on([form.ask.click, form.prompt.submit], guarded(ask), form.inputs, outputs, **LINE),
         form.thread.submit(guarded(act), form.inputs, outputs, **LINE),
     ):
-        event.then(_to_remember, [form.kept, *form.settings], remembered, **QUIET)
         event.failure(lambda: "", None, form.current, **QUIET)
     form.stop.click(stop, None, None, queue=False, **QUIET)
-
-
-def _to_remember(kept: str, *settings: Any) -> dict[str, Any]:
-    return {"conversation": kept, "settings": dict(zip(SETTINGS, settings, strict=True))}
+    # In the browser itself, whatever changed the conversation: an answer, a vote, a file brought in, a new beginning.
+    form.kept.change(None, [form.kept, *form.settings], remembered, js=REMEMBER, **QUIET)
 
 
 def _ask(studio: Studio, form: PlayForm, values: dict[Any, Any], session: str) -> Iterator[dict[Any, Any]]:
@@ -174,10 +177,10 @@ def _run_paths(home: StudioHome, adapter: str) -> Any:
     return home.run(adapter.removeprefix(RUN))
 
 
-def _wire_keeping(studio: Studio, form: PlayForm, remembered: gr.BrowserState) -> None:
+def _wire_keeping(studio: Studio, form: PlayForm) -> None:
     """New, export, import, free the memory, and the base that goes with a picked adapter."""
-    cleared = [form.kept, form.thread, form.current, form.editing, remembered]
-    form.new.click(lambda: ("", play_markup.EMPTY, "", "", {}), None, cleared, queue=False, **QUIET)
+    cleared = [form.kept, form.thread, form.current, form.editing]
+    form.new.click(lambda: ("", play_markup.EMPTY, "", ""), None, cleared, queue=False, **QUIET)
     form.export.click(None, form.kept, None, js=SAVE_FILE)
 
     def bring_in(path: str) -> tuple[str, str]:

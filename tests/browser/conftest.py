@@ -10,12 +10,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.play.conftest import lively_llama, make_adapter  # noqa: F401 (fixtures)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync"]
@@ -92,6 +94,31 @@ def server(browser_home: Path) -> Iterator[StudioServer]:
     studio.start()
     yield studio
     studio.stop()
+
+
+@pytest.fixture(scope="module")
+def tiny_server(tmp_path_factory: pytest.TempPathFactory, lively_llama: Path, make_adapter: Callable[..., Path]) -> Iterator[StudioServer]:  # noqa: F811
+    """One studio for a whole file, with two finished runs on a tiny model, 'early' and 'tuned'. The newer, 'tuned', is picked at first."""
+    from studio.core.paths import StudioHome
+    from tests.browser.playground import plant_run
+
+    home = StudioHome.find(tmp_path_factory.mktemp("tiny-home"))
+    plant_run(home, "early", lively_llama, make_adapter("lora", 2), day=1)
+    plant_run(home, "tuned", lively_llama, make_adapter("lora", 1), day=2)
+    studio = StudioServer(home.root)
+    studio.start()
+    yield studio
+    studio.stop()
+
+
+@pytest.fixture
+def playground(browser: Browser, tiny_server: StudioServer) -> Iterator[Any]:
+    """A new person's Playground. Errors on the browser's console fail the test."""
+    from tests.browser.playground import Playground
+
+    opened = Playground(browser, tiny_server)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

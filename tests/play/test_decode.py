@@ -143,7 +143,8 @@ def test_settings_that_cannot_be_used_are_named(settings, named):
 
 
 ATTENTION = [
-    ("llama", {}, True), ("qwen3", {"head_dim": 16}, True), ("gpt_neox", {}, True), ("mistral", {"sliding_window": 8}, False), ("gemma2", {"head_dim": 16}, False),
+    ("llama", {}, True), ("qwen3", {"head_dim": 16}, True), ("gpt_neox", {}, True),
+    ("mistral", {"sliding_window": 8}, False), ("gemma2", {"head_dim": 16}, False),
     ("bloom", {}, False),
 ]  # fmt: skip
 
