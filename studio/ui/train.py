@@ -20,7 +20,7 @@ from studio.methods import get_method
 from studio.models.comparison import compare_families
 from studio.models.plan import check, make_plan
 from studio.models.shape import find_shape
-from studio.ui import data_panel, markup, plan_panel
+from studio.ui import data_panel, markup, plan_panel, spec_view
 from studio.ui.family_cards import KEEP_OPEN
 from studio.ui.form import FAMILY_GROUP, Form
 from studio.ui.guard import guarded
@@ -60,14 +60,11 @@ def build(studio: Studio) -> TrainTab:
             plan = gr.HTML(plan_html(studio, load_preset("quickstart")), elem_id="plan", padding=False, js_on_load=KEEP_OPEN)
             train = gr.Button("Train", variant="primary", size="lg", elem_id="train-button")
             with gr.Accordion("As JSON, and from the command line", open=False):
-                spec_json = gr.Code(language="json", label="spec.json", interactive=False, max_lines=18)
-                gr.Markdown("Save it as `spec.json`, then `python -m studio train spec.json` starts the same run, "
-                            "and `python -m studio plan spec.json` prints this plan.")  # fmt: skip
-                gr.Markdown("A YAML of LLaMA-Factory or Axolotl fills the form too; what the studio cannot carry over is listed.")
+                spec = spec_view.build(load_preset("quickstart"))
                 load = gr.UploadButton("Load a spec.json or YAML", file_types=[".json", *YAML_SUFFIXES], size="sm")
     started = gr.Textbox("", visible="hidden", label="run just started")
     _wire_filling(form, groups, preset, (load, imported))
-    _wire_plan(studio, form, plan, spec_json)
+    _wire_plan(studio, form, plan, spec)
     data_panel.wire(studio, form, data)
 
     def begin(values: dict[Any, Any]) -> str:
@@ -152,15 +149,15 @@ def _training_section(form: Form) -> None:
             form.field(f"training.{name}")
 
 
-def _wire_plan(studio: Studio, form: Form, plan: Any, spec_json: Any) -> None:
+def _wire_plan(studio: Studio, form: Form, plan: Any, spec: Any) -> None:
     """The plan follows every change; where changes come faster than plans, the last one counts."""
 
     def show_plan(values: dict[Any, Any]) -> dict[Any, Any]:
         data = form.spec_data(values)
-        return {plan: plan_html(studio, data), spec_json: _spec_text(data)}
+        return {plan: plan_html(studio, data), spec: spec_view.spec_html(data)}
 
     changes = [field.widget.change for field in form.fields.values()]
-    gr.on(changes, guarded(show_plan), form.widgets, [plan, spec_json], show_progress="hidden", trigger_mode="always_last",
+    gr.on(changes, guarded(show_plan), form.widgets, [plan, spec], show_progress="hidden", trigger_mode="always_last",
           concurrency_limit=4)  # fmt: skip
 
 
@@ -234,12 +231,3 @@ def check_all(studio: Studio, data: dict[str, Any]) -> tuple[RunSpec, dict[str, 
     if problems:
         raise SpecError(problems)
     return spec, make_plan(spec, shape, studio.hardware).to_json()
-
-
-def _spec_text(data: dict[str, Any]) -> str:
-    import json
-
-    try:
-        return json.dumps(RunSpec.parse(data).to_json(), indent=2, ensure_ascii=False)
-    except StudioError:
-        return json.dumps(data, indent=2, ensure_ascii=False)
