@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from studio import __version__
 from studio.core.errors import SetupError
@@ -15,6 +16,7 @@ from studio.core.units import show_bytes
 from studio.jobs import store
 from studio.jobs.queue import QueueThread
 from studio.ui import links, markup, playground, quantization, rank, runs, train
+from studio.ui.assets import KeptAssets
 from studio.ui.drawings import card_css
 from studio.ui.lazy import VISITED, build_on_visit
 from studio.ui.studio import Studio
@@ -96,7 +98,7 @@ def serve(home: StudioHome, host: str = "127.0.0.1", port: int = 7860, open_brow
             server_name=host, server_port=port, inbrowser=open_browser, share=False, quiet=True, show_error=True, ssr_mode=False, pwa=True,
             favicon_path=str(ASSETS / "logo.svg"), theme=studio_theme(), css=css, footer_links=[], prevent_thread_lock=False,
             auth=("studio", password) if password else None, max_file_size="500mb", strict_cors=True,
-            allowed_paths=[str(home.root / "exports")],
+            allowed_paths=[str(home.root / "exports")], app_kwargs={"middleware": [Middleware(KeptAssets)]},
         )  # fmt: skip
     finally:
         queue.stop()
