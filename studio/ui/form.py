@@ -94,6 +94,14 @@ class Form:
                 data["method" if part in FAMILY_GROUP else part][name] = value
         return data
 
+    def typed(self, values: dict[gr.components.Component, Any]) -> dict[str, Any]:
+        """What stands in every field, as it was typed, by its place in the spec."""
+        return {path: values[field.widget] for path, field in self.fields.items()}
+
+    def retyped(self, typed: dict[str, Any]) -> dict[gr.components.Component, Any]:
+        """The inverse of `typed`; fields that an older page did not have stay as they are."""
+        return {field.widget: typed[path] for path, field in self.fields.items() if path in typed}
+
     def updates(self, spec: RunSpec) -> dict[gr.components.Component, Any]:
         """The widgets' values for a spec; fields of the other families stay as they are."""
         data = spec.to_json()

@@ -24,6 +24,7 @@ from studio.ui import data_panel, markup, plan_panel, spec_view
 from studio.ui.family_cards import KEEP_OPEN
 from studio.ui.form import FAMILY_GROUP, Form
 from studio.ui.guard import guarded
+from studio.ui.lazy import current_page
 from studio.ui.studio import Studio
 
 FAMILIES = ("lora", "qlora", "adapter", "prefix")
@@ -63,8 +64,10 @@ def build(studio: Studio) -> TrainTab:
                 spec = spec_view.build(load_preset("quickstart"))
                 load = gr.UploadButton("Load a spec.json or YAML", file_types=[".json", *YAML_SUFFIXES], size="sm")
     started = gr.Textbox("", visible="hidden", label="run just started")
+    kept = gr.BrowserState({}, storage_key="peft-studio-form", secret="peft-studio")
     _wire_filling(form, groups, preset, (load, imported))
-    _wire_plan(studio, form, plan, spec)
+    _wire_keeping(form, groups, preset, kept)
+    _wire_plan(studio, form, kept, (plan, spec))
     data_panel.wire(studio, form, data)
 
     def begin(values: dict[Any, Any]) -> str:
@@ -149,16 +152,30 @@ def _training_section(form: Form) -> None:
             form.field(f"training.{name}")
 
 
-def _wire_plan(studio: Studio, form: Form, plan: Any, spec: Any) -> None:
-    """The plan follows every change; where changes come faster than plans, the last one counts."""
+def _wire_plan(studio: Studio, form: Form, kept: gr.BrowserState, shown: tuple[Any, Any]) -> None:
+    """The plan follows every change, and the browser keeps it; where changes come faster than plans, the last one counts."""
+    plan, spec = shown
 
     def show_plan(values: dict[Any, Any]) -> dict[Any, Any]:
         data = form.spec_data(values)
-        return {plan: plan_html(studio, data), spec: spec_view.spec_html(data)}
+        return {plan: plan_html(studio, data), spec: spec_view.spec_html(data), kept: form.typed(values)}
 
     changes = [field.widget.change for field in form.fields.values()]
-    gr.on(changes, guarded(show_plan), form.widgets, [plan, spec], show_progress="hidden", trigger_mode="always_last",
+    gr.on(changes, guarded(show_plan), form.widgets, [plan, spec, kept], show_progress="hidden", trigger_mode="always_last",
           concurrency_limit=4)  # fmt: skip
+
+
+def _wire_keeping(form: Form, groups: dict[str, gr.Group], preset: Any, kept: gr.BrowserState) -> None:
+    """After a reload the form stands as it was left, also where it is not valid yet."""
+
+    def restore(typed: dict[str, Any] | None) -> dict[Any, Any]:
+        if not typed:
+            return {}
+        family = typed.get("method.family")
+        visible = {group: gr.update(visible=name == FAMILY_GROUP.get(family)) for name, group in groups.items()}
+        return {preset: "", **form.retyped(typed), **visible}
+
+    current_page().load(guarded(restore), kept, [preset, *form.widgets, *groups.values()], show_progress="hidden")
 
 
 def _wire_filling(form: Form, groups: dict[str, gr.Group], preset: Any, upload: tuple[Any, Any]) -> None:

@@ -101,3 +101,15 @@ def test_lecture_plan_shows_without_a_hub(page: Page) -> None:
     page.get_by_role("option", name="lecture").click()
     expect(page.locator("#plan")).to_contain_text("0.0689 %", timeout=30_000)
     expect(page.locator("#plan")).to_contain_text("851,968")
+
+
+def test_the_form_stands_as_it_was_left_after_a_reload(page: Page) -> None:
+    page.locator(".method-cards label", has_text="Prefix").click()
+    field(page, "prefix.virtual_tokens").fill("7")
+    field(page, "training.learning_rate").fill("quick")
+    expect(page.locator("#plan .notice.bad")).to_contain_text("training.learning_rate")
+    page.reload()
+    expect(field(page, "prefix.virtual_tokens")).to_have_value("7")
+    expect(field(page, "training.learning_rate")).to_have_value("quick")
+    expect(page.locator("#plan .notice.bad")).to_contain_text("training.learning_rate")
+    expect(page.locator("#field-lora-rank")).to_be_hidden()
