@@ -15,6 +15,8 @@ from typing import Any
 
 from studio.core.errors import from_os_error
 
+PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib"}
+
 
 def write_atomic(path: Path, text: str) -> None:
     """Replace `path` by `text` so that no reader, and no crash, ever sees a part. Raises DiskFull or SetupError."""
@@ -103,3 +105,8 @@ def read_tail(path: Path, size_bytes: int = 16_384) -> str:
 def folder_bytes(folder: Path) -> int:
     """Bytes of all plain files below `folder`; 0 when it is missing."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def find_pickles(folder: Path) -> list[str]:
+    """Names of files below `folder` that are opened by unpickling, which runs whatever code a stranger put into them."""
+    return sorted(path.name for path in folder.rglob("*") if path.suffix.lower() in PICKLES)

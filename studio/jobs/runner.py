@@ -17,7 +17,7 @@ from typing import Any
 import filelock
 
 from studio.core.errors import DiskFull, RunError, SpecError, from_os_error
-from studio.core.files import read_json, write_json
+from studio.core.files import find_pickles, read_json, write_json
 from studio.core.paths import RunPaths, StudioHome
 from studio.core.records import RunResult, RunStatus
 from studio.core.spec import RunSpec
@@ -197,12 +197,16 @@ def _choose_checkpoint(paths: RunPaths, wanted: str | int | None) -> Path:
     found = list_checkpoints(paths)
     if not found:
         raise RunError(f"Run {paths.id} saved no checkpoint to go on from.", "Start it anew with the same settings.")
-    if wanted is None:
-        return found[-1]
-    for path in found:
-        if str(wanted) in (path.name, str(_step_of(path))):
-            return path
-    raise RunError(f"Run {paths.id} has no checkpoint {wanted!r}.", f"There are: {', '.join(path.name for path in found)}.")
+    chosen = [path for path in found if str(wanted) in (path.name, str(_step_of(path)))] if wanted is not None else found[-1:]
+    if not chosen:
+        raise RunError(f"Run {paths.id} has no checkpoint {wanted!r}.", f"There are: {', '.join(path.name for path in found)}.")
+    pickles = find_pickles(chosen[0])
+    if pickles:  # the child would refuse them too, but by then the run's last result is gone
+        raise RunError(
+            f"The checkpoint {chosen[0].name} holds pickled files ({', '.join(pickles[:3])}), which can run code when they are opened.",
+            "Resume only from checkpoints that this studio wrote: they hold safetensors and JSON.",
+        )
+    return chosen[0]
 
 
 def _step_of(path: Path) -> int:

@@ -27,10 +27,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from studio.core.errors import DiskFull, RunError, from_os_error
-from studio.core.files import read_json, write_json
+from studio.core.files import find_pickles, read_json, write_json
 
 NAME = re.compile(r"step-(\d{6,})")
-PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib"}
 
 
 @dataclass(frozen=True)
@@ -57,14 +56,16 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def save_checkpoint(engine: Any, folder: Path, extra: Mapping[str, Any]) -> Path:
     """Write the engine's state at its current step below `folder`. Raises DiskFull or SetupError; an older one then stays as it was."""
     place = folder / f"step-{engine.state.global_step:06d}"
-    part = folder / f".{place.name}.part"
+    part, former = folder / f".{place.name}.part", folder / f".{place.name}.former"
     try:
-        shutil.rmtree(part, ignore_errors=True)
+        for left in (part, former):
+            shutil.rmtree(left, ignore_errors=True)
         part.mkdir(parents=True)
         _write(engine, part, extra)
-        if place.exists():
-            shutil.rmtree(place)
+        if place.exists():  # of before a resume; moved aside, for a kill while it is being deleted would leave half of one
+            place.rename(former)
         part.rename(place)
+        shutil.rmtree(former, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise from_saving_error(error, "saving a checkpoint") from error
     finally:
@@ -103,7 +104,7 @@ def keep_newest(folder: Path, count: int, protected: set[int]) -> None:
 
 def check_checkpoint(folder: Path, origin: Origin) -> dict[str, Any]:
     """state.json of a checkpoint that may be resumed from. Raises RunError for a pickle, a torn folder, another base, method or data."""
-    pickles = sorted(path.name for path in folder.rglob("*") if path.suffix.lower() in PICKLES)
+    pickles = find_pickles(folder)
     if pickles:
         raise RunError(
             f"The checkpoint {folder.name} holds pickled files ({', '.join(pickles[:3])}), which can run code when they are opened.",

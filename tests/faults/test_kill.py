@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -54,6 +55,25 @@ def test_a_killed_run_is_lost_within_one_look_and_goes_on_from_its_checkpoint(
         drain(home)
         assert store.read_status(paths) is RunStatus.FINISHED
         check_home(home)
+
+
+def test_a_run_killed_while_it_was_asked_to_stop_goes_on_to_its_end(
+    home: StudioHome, start: Callable[..., RunPaths], check_home: Check, drain: Check
+) -> None:
+    """The request was meant for the process that is dead."""
+    paths = start(steps=60)
+    while not runner.list_checkpoints(paths):
+        time.sleep(0.005)
+    worker = store.find_worker(paths)
+    assert worker
+    os.kill(worker.pid, signal.SIGSTOP)  # so that it does not hear
+    assert runner.stop_run(home, paths.id) is RunStatus.STOPPING
+    kill_worker(paths)
+    assert store.read_status(paths) is RunStatus.LOST and paths.stop.exists()
+    runner.resume_run(home, paths.id, module=MODULE)
+    drain(home)
+    assert store.read_status(paths) is RunStatus.FINISHED
+    check_home(home)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

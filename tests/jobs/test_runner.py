@@ -181,6 +181,22 @@ def test_only_a_run_that_is_over_resumes_and_only_from_what_it_saved(home: Studi
         runner.resume_run(home, busy.id, module=MODULE)
 
 
+@pytest.mark.parametrize("name", ["optimizer.pt", "adapter/adapter_model.bin"])
+def test_a_strangers_pickle_is_refused_and_nothing_changes(home: StudioHome, make_spec: MakeSpec, name: str) -> None:
+    paths = start(home, make_spec(steps=10))
+    end(home, paths)
+    bomb = paths.checkpoints / "step-000010" / name
+    bomb.parent.mkdir(exist_ok=True)
+    bomb.write_bytes(b"cos\nsystem\n(S'touch exploded'\ntR.")
+    before = {path: path.read_bytes() for path in paths.folder.rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match=rf"step-000010 holds pickled files \({bomb.name}\)"):
+        runner.resume_run(home, paths.id, changes={"training": {"max_steps": 12}}, module=MODULE)
+    assert {path: path.read_bytes() for path in paths.folder.rglob("*") if path.is_file()} == before
+    assert read_status(paths) is RunStatus.FINISHED
+    runner.resume_run(home, paths.id, "step-000005", changes={"training": {"max_steps": 12}}, module=MODULE)
+    assert end(home, paths) is RunStatus.FINISHED
+
+
 def test_a_finished_run_is_extended(home: StudioHome, make_spec: MakeSpec) -> None:
     paths = start(home, make_spec(steps=10))
     end(home, paths)

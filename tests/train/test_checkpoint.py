@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import pickle
 import random
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from studio.train.checkpoint import (
     load_random_state,
     pack,
     random_state,
+    save_checkpoint,
     unpack,
 )
 
@@ -83,6 +86,35 @@ def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:
     (tmp_path / "step-000007").mkdir()
     keep_newest(tmp_path, 2, protected={2})
     assert [checkpoint_step(path) for path in list_checkpoints(tmp_path)] == [2, 4, 5]
+
+
+@pytest.mark.faults
+def test_killed_while_a_checkpoint_is_replaced_one_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed run comes to a step it has saved before; the kill strikes while the former folder is being deleted."""
+
+    class Killed(BaseException):
+        pass
+
+    def delete_half(folder: Path, **_: object) -> None:
+        if (folder / "state.json").is_file() and not folder.name.endswith(".part"):
+            (folder / "state.json").unlink()
+            raise Killed
+
+    def write(_engine: object, part: Path, _extra: object) -> None:
+        shutil.copytree(make_checkpoint(tmp_path / "elsewhere", 5), part, dirs_exist_ok=True)
+        shutil.rmtree(tmp_path / "elsewhere")
+
+    monkeypatch.setattr("studio.train.checkpoint._write", write)
+    engine = SimpleNamespace(state=SimpleNamespace(global_step=5))
+    save_checkpoint(engine, tmp_path, {})
+    with monkeypatch.context() as patch:
+        patch.setattr("studio.train.checkpoint.shutil", SimpleNamespace(rmtree=delete_half))
+        with pytest.raises(Killed):
+            save_checkpoint(engine, tmp_path, {})
+    (place,) = list_checkpoints(tmp_path)
+    assert check_checkpoint(place, ORIGIN)
+    save_checkpoint(engine, tmp_path, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000005"]
 
 
 def test_a_pickle_is_refused_unopened(tmp_path: Path) -> None:
