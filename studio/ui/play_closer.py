@@ -81,7 +81,7 @@ def _pane_html(tokens: Sequence[Mapping[str, Any]], pane: Pane) -> str:
         f'<span style="{_colour(-FULL_COLOUR_NATS)}">likelier with the base</span>{where} Hover over a token for the alternatives.</div>'
     )
     divergences = [token["panes"][pane.id]["kl"] for token in tokens]
-    return f'{legend}<div class="closer" tabindex="0">{body}</div>{_divergence_html(divergences)}'
+    return f'{legend}<div class="closer" tabindex="0">{body}</div>{_divergence_html(divergences, pane.title)}'
 
 
 def _parts(token: Mapping[str, Any], pane: str) -> bool:
@@ -104,14 +104,14 @@ def _colour(difference: float) -> str:
     return f"background: color-mix(in srgb, var(--{'trained' if difference > 0 else 'frozen'}) {share:.0f}%, transparent)"
 
 
-def _divergence_html(values: Sequence[float]) -> str:
+def _divergence_html(values: Sequence[float], title: str) -> str:
     top = max([*values, 1e-9])
     bars = "".join(
         f'<i style="height:{100 * value / top:.1f}%" title="token {place + 1}: {value:.3f} nats"></i>' for place, value in enumerate(values)
     )
     mean = sum(values) / len(values)
-    text = f"KL(adapter ‖ base) by position: mean {mean:.3f} nats, largest {top:.3f}."
-    return f'<div class="kl" role="img" aria-label="{markup.escape(text)}">{bars}</div><p class="how">{markup.escape(text)}</p>'
+    text = f"KL({title} ‖ base) by position: mean {mean:.3f} nats, largest {top:.3f}."
+    return f'<div class="kl" role="img" aria-label="{markup.escape(text)}">{bars}</div><p class="how">{show_text(text)}</p>'
 
 
 def read_prompts(path: Path) -> list[str]:
