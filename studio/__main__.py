@@ -27,6 +27,7 @@ examples:
   python -m studio train quickstart --set method.rank=4
   python -m studio runs
   python -m studio compare RUN --prompt "Write a Python function that reverses a list."
+  python -m studio chat RUN                           base and adapter side by side, in the terminal
 
 `python -m studio VERB --help` says more. Models, data and runs are kept in ~/.peft-studio, or $PEFT_STUDIO_HOME, or --home.
 """
