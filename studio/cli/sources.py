@@ -32,9 +32,9 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", metavar="TEXT", help="system prompt; else the first run's own")
 
 
-def add_sampling_arguments(parser: argparse.ArgumentParser, temperature: float = 0.0) -> None:
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=256)
-    parser.add_argument("--temperature", type=float, default=temperature, help=f"0 is greedy; {temperature:g} where not given")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy, and the default")
     parser.add_argument("--top-p", type=float, default=1.0, help="only the likeliest tokens that add up to this share")
     parser.add_argument("--top-k", type=int, default=0, help="only this many likeliest tokens; 0 is all")
     parser.add_argument("--seed", type=int, default=0, help="the same for every answer")

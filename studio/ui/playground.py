@@ -25,40 +25,10 @@ from studio.ui.lazy import current_page
 from studio.ui.links import Links
 from studio.ui.play_ask import Ask, answer_turn, refuse_while_training
 from studio.ui.play_form import SETTINGS, PlayForm, build_form, build_tools
+from studio.ui.play_scripts import CLICKS, SAVE_FILE
 from studio.ui.play_sources import RUN, adapter_choices, base_of
 from studio.ui.studio import Studio
 
-CLICKS = """
-element.addEventListener('click', async event => {
-  const button = event.target.closest('[data-do]');
-  if (!button) return;
-  if (button.dataset.do === 'copy') {
-    await navigator.clipboard.writeText(button.dataset.text);
-    button.textContent = 'Copied';
-    setTimeout(() => { button.textContent = 'Copy'; }, 1500);
-    return;
-  }
-  if (button.dataset.do === 'layout') {
-    for (const code of button.closest('.block').querySelectorAll('pre')) code.hidden = !code.hidden;
-    [button.textContent, button.dataset.other] = [button.dataset.other, button.textContent];
-    button.ariaPressed = button.ariaPressed === 'true' ? 'false' : 'true';
-    return;
-  }
-  trigger('submit', {do: button.dataset.do, turn: Number(button.dataset.turn), pane: button.dataset.pane || ''});
-});
-"""
-SAVE_FILE = """text => {
-  const link = document.createElement('a');
-  link.href = URL.createObjectURL(new Blob([text || '{}'], {type: 'application/json'}));
-  link.download = 'conversation.json';
-  link.click();
-  URL.revokeObjectURL(link.href);
-}"""
-REMEMBER = (
-    "(conversation, ...values) => ({conversation, settings: Object.fromEntries("
-    + json.dumps(SETTINGS)
-    + ".map((name, place) => [name, values[place]]))})"
-)
 QUIET: dict[str, Any] = {"show_progress": "hidden"}
 LINE: dict[str, Any] = {**QUIET, "concurrency_limit": 32, "concurrency_id": "play"}
 
