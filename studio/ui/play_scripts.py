@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
+from studio.ui.play_form import SETTINGS
+
 CLICKS = """
 element.addEventListener('click', async event => {
   const button = event.target.closest('[data-do]');
@@ -29,9 +33,10 @@ SAVE_FILE = """text => {
   link.click();
   URL.revokeObjectURL(link.href);
 }"""
+"""The kept conversation as a download."""
 REMEMBER = (
     "(conversation, ...values) => ({conversation, settings: Object.fromEntries("
     + json.dumps(SETTINGS)
     + ".map((name, place) => [name, values[place]]))})"
 )
-"""The kept conversation as a download."""
+"""What the browser remembers, made of the conversation and the settings."""

@@ -6,7 +6,6 @@ ends that process first. What is asked and answered stays on the page whatever f
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +23,8 @@ from studio.ui.guard import guarded
 from studio.ui.lazy import current_page
 from studio.ui.links import Links
 from studio.ui.play_ask import Ask, answer_turn, refuse_while_training
-from studio.ui.play_form import SETTINGS, PlayForm, build_form, build_tools
-from studio.ui.play_scripts import CLICKS, SAVE_FILE
+from studio.ui.play_form import PlayForm, build_form, build_tools
+from studio.ui.play_scripts import CLICKS, REMEMBER, SAVE_FILE
 from studio.ui.play_sources import RUN, adapter_choices, base_of
 from studio.ui.studio import Studio
 
@@ -222,7 +221,7 @@ def _wire_visits(studio: Studio, form: PlayForm, tab: gr.Tab, links: Links) -> N
         return {**values, **with_run(studio, form, run_id, values[form.kept]), links.play_run: ""} if run_id else values
 
     def open_run(run_id: str, kept: str) -> dict[Any, Any]:
-        return {**with_run(studio, form, run_id, kept), links.play_run: ""} if run_id else {}
+        return {**with_run(studio, form, run_id, kept), links.play_run: ""} if run_id else {links.play_run: gr.skip()}
 
     current_page().load(guarded(restore), [links.conversation, links.play_run], shown, **QUIET)
     links.play_run.change(guarded(open_run), [links.play_run, form.kept], shown, **QUIET)
