@@ -2,7 +2,7 @@
 
 model     {model, block_size, double_quant}                -> every linear layer's errors and totals; events "progress" [done, all]
 module    {model, layer, module, block_size, double_quant} -> one matrix under every type
-spectrum  {adapter, step?}                                 -> spectra at a snapshot (or of the final adapter), advice, steps kept, growth
+spectrum  {adapter, step?}       -> spectra at the snapshot nearest to a step (of the final adapter at or after the last), advice, growth
 inside    {adapter, base, layer, module}                   -> amplification, intruder dimensions, and DoRA's whole change
 deltas    {base, tuned}                                    -> how far every module of a merged or fully tuned model was moved; "progress"
 delta     {base, tuned, layer, module}                     -> the spectrum of one module's change
@@ -79,7 +79,8 @@ def _spectrum(call: Call, home: StudioHome) -> dict[str, Any]:
     folder = run_or_folder(call.args["adapter"], home)
     snapshots = {step_of(path): path for path in snapshot_folders(RunPaths(folder).snapshots)}
     wanted = call.args.get("step")
-    chosen = snapshots[min(snapshots, key=lambda step: abs(step - wanted))] if wanted is not None and snapshots else find_adapter(folder)
+    earlier = wanted is not None and len(snapshots) > 1 and wanted < max(snapshots)
+    chosen = snapshots[min(snapshots, key=lambda step: abs(step - wanted))] if earlier else find_adapter(folder)
     growth = [{"step": step, **_growth_point(path)} for step, path in snapshots.items()]
     return {**_measure(chosen), "growth": growth, "step": step_of(chosen) if chosen in snapshots.values() else None}
 

@@ -14,9 +14,8 @@ from studio.ui import markup
 from studio.ui.figure import csv_link
 
 CELL_CLICK = """
-const cells = () => [...element.querySelectorAll('button[data-module]')];
 const choose = cell => {
-  cells().forEach(other => {
+  [...element.querySelectorAll('button.chosen, button[tabindex="0"]'), cell].forEach(other => {
     other.classList.toggle('chosen', other === cell);
     other.setAttribute('aria-pressed', other === cell);
     other.tabIndex = other === cell ? 0 : -1;

@@ -60,8 +60,9 @@ def build(studio: Studio, tab: gr.Tab) -> None:
     def stream(chosen: str | None, text: str | None) -> Iterator[list[Any]]:
         yield from handler(chosen, text)
 
-    tab.select(guarded(listed), run, run, show_progress="hidden", concurrency_limit=4, concurrency_id="analysis")
-    go.click(stream, [run, prompt], widgets.outputs, show_progress="hidden", concurrency_limit=1, concurrency_id="effect")
+    tab.select(guarded(listed), run, run, **figure.quiet(told))
+    alone = {**figure.quiet(told, "effect"), "concurrency_limit": 1}
+    go.click(stream, [run, prompt], widgets.outputs, **alone)
 
 
 def nothing_html() -> str:

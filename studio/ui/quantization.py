@@ -23,7 +23,6 @@ SKIPPED = 11
 """Outputs besides the progress line that stay as they are while a model is read: heat map, totals, module, choice."""
 EVERY = 7
 """Matrices between two updates of the progress bar."""
-QUIET = {"show_progress": "hidden", "concurrency_limit": 4, "concurrency_id": "analysis"}
 
 
 class Choice(NamedTuple):
@@ -128,12 +127,12 @@ def _wire(studio: Studio, tab: gr.Tab, choice: Choice, measure: gr.Button, widge
         picked = heat_map.picked(event)
         return [picked, *module_values(studio, (model, block_size, double_quant), kind, picked)]
 
-    outputs = [*widgets.outputs, choice.module]
-    gr.on(on_visit(tab), guarded(first_look), choice.widgets, outputs, **QUIET)
-    measure.click(guarded(run), choice.widgets, outputs, **QUIET)
-    gr.on([choice.block_size.input, choice.double_quant.input], guarded(run), choice.widgets, outputs, **QUIET)
-    choice.kind.input(guarded(other_kind), choice.widgets, [widgets.heat, *widgets.module_outputs], **QUIET)
-    widgets.heat.submit(guarded(click), choice.widgets[:4], [choice.module, *widgets.module_outputs], **QUIET)
+    outputs, quiet = [*widgets.outputs, choice.module], figure.quiet(choice.module)
+    gr.on(on_visit(tab), guarded(first_look), choice.widgets, outputs, **quiet)
+    measure.click(guarded(run), choice.widgets, outputs, **quiet)
+    gr.on([choice.block_size.input, choice.double_quant.input], guarded(run), choice.widgets, outputs, **quiet)
+    choice.kind.input(guarded(other_kind), choice.widgets, [widgets.heat, *widgets.module_outputs], **quiet)
+    widgets.heat.submit(guarded(click), choice.widgets[:4], [choice.module, *widgets.module_outputs], **quiet)
 
 
 Settings = tuple[str, int, bool]

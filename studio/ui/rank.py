@@ -15,8 +15,6 @@ from studio.ui.guard import guarded
 from studio.ui.lazy import on_visit
 from studio.ui.studio import Studio
 
-QUIET = {"show_progress": "hidden", "concurrency_limit": 4, "concurrency_id": "analysis"}
-
 
 class Choice(NamedTuple):
     """What is looked at. `step` is a snapshot's, the last one for the final adapter."""
@@ -109,7 +107,7 @@ def _wire(studio: Studio, tab: gr.Tab, choice: Choice, widgets: Widgets) -> None
 
     def click(event: gr.EventData, adapter: str, step: float) -> list[Any]:
         picked = heat_map.picked(event)
-        report = report_at(studio, adapter, int(step))
+        report = measured(studio, adapter, int(step))
         module = view.find_module(report, picked)
         return [picked, view.module_html(module), *view.spectrum_values(report, module), ""]
 
@@ -119,12 +117,13 @@ def _wire(studio: Studio, tab: gr.Tab, choice: Choice, widgets: Widgets) -> None
         base = adapter_choice.base_of(studio, adapter, stated)
         return view.inside_html(studio.analysis.call("inside", adapter=adapter, base=base, layer=layer, module=module), base)
 
+    quiet = figure.quiet(choice.module)
     opened_outputs = [choice.step, choice.module, *widgets.outputs]
-    gr.on(on_visit(tab), guarded(open_tab), choice.widgets, [choice.adapter, *opened_outputs], **QUIET)
-    choice.adapter.input(guarded(choose), [choice.adapter, choice.measure], opened_outputs, **QUIET)
-    gr.on([choice.step.input, choice.measure.input], guarded(redraw), choice.widgets, widgets.outputs, trigger_mode="always_last", **QUIET)
+    gr.on(on_visit(tab), guarded(open_tab), choice.widgets, [choice.adapter, *opened_outputs], **quiet)
+    choice.adapter.input(guarded(choose), [choice.adapter, choice.measure], opened_outputs, **quiet)
+    gr.on([choice.step.input, choice.measure.input], guarded(redraw), choice.widgets, widgets.outputs, trigger_mode="always_last", **quiet)
     clicked = [choice.module, widgets.module, *widgets.spectrum.outputs, widgets.inside]
-    widgets.heat.submit(guarded(click), [choice.adapter, choice.step], clicked, **QUIET)
+    widgets.heat.submit(guarded(click), [choice.adapter, choice.step], clicked, **quiet)
     widgets.ask.click(guarded(inside), [choice.adapter, choice.module], widgets.inside, concurrency_limit=4, concurrency_id="analysis")
 
 
@@ -133,7 +132,7 @@ def nothing_html(studio: Studio) -> str:
 
 
 def measured(studio: Studio, adapter: str, step: int | None = None) -> dict[str, Any]:
-    """The worker's report on an adapter, with the name that people know it by as its title."""
+    """The worker's report on the snapshot nearest to `step`, on the final adapter at or after the last; with its name as its title."""
     report = studio.analysis.call("spectrum", adapter=adapter, step=step)
     return {**report, "title": adapter_choice.title_of(studio, adapter)}
 
@@ -157,14 +156,7 @@ def shown(studio: Studio, look: view.Look) -> list[Any]:
     """Values of Widgets.outputs at a step; at the last kept step the final adapter itself."""
     if not look.adapter or not look.picked:
         return [gr.skip()] * 10
-    return view.values(report_at(studio, look.adapter, look.step), look.measure, look.picked)
-
-
-def report_at(studio: Studio, adapter: str, step: int) -> dict[str, Any]:
-    """The report on the snapshot nearest to `step`, or on the final adapter at or after the last one."""
-    report = measured(studio, adapter)
-    steps = [point["step"] for point in report["growth"]]
-    return measured(studio, adapter, step) if len(steps) > 1 and step < steps[-1] else report
+    return view.values(measured(studio, look.adapter, look.step), look.measure, look.picked)
 
 
 def blank(summary: str) -> list[Any]:

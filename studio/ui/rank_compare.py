@@ -13,7 +13,6 @@ from studio.ui.guard import guarded
 from studio.ui.studio import Studio
 
 KINDS = [("A, as in the paper", "A"), ("The update B A", "update")]
-QUIET = {"show_progress": "hidden", "concurrency_limit": 4, "concurrency_id": "analysis"}
 
 
 def build(studio: Studio, tab: gr.Tab) -> None:
@@ -50,9 +49,10 @@ def build(studio: Studio, tab: gr.Tab) -> None:
         return compared(studio, (one or "", other or ""), name or "", kind)
 
     inputs, outputs = [first, second, module, kind], [module, verdict, *drawn.outputs]
-    tab.select(guarded(listed), inputs, [first, second, *outputs], **QUIET)
-    go.click(guarded(compare), inputs, outputs, **QUIET)
-    gr.on([module.input, kind.input], guarded(compare), inputs, outputs, **QUIET)
+    quiet = figure.quiet(kind)
+    tab.select(guarded(listed), inputs, [first, second, *outputs], **quiet)
+    go.click(guarded(compare), inputs, outputs, **quiet)
+    gr.on([module.input, kind.input], guarded(compare), inputs, outputs, **quiet)
 
 
 def compared(studio: Studio, pair: tuple[str, str], name: str, kind: str) -> list[Any]:

@@ -16,7 +16,6 @@ from studio.ui.guard import guarded
 from studio.ui.studio import Studio
 
 RANKS = (1, 2, 4, 8, 64)
-QUIET = {"show_progress": "hidden", "concurrency_limit": 4, "concurrency_id": "sweep"}
 
 
 def build(studio: Studio, tab: gr.Tab) -> None:
@@ -41,9 +40,9 @@ def build(studio: Studio, tab: gr.Tab) -> None:
         gr.Info(f"{len(RANKS)} runs are queued; the Runs tab shows them.", duration=5)
         return look(chosen)
 
-    outputs = [run, told, *drawn.outputs]
-    gr.on([tab.select, again.click, run.input], guarded(look), run, outputs, **QUIET)
-    go.click(guarded(queue), run, outputs, **QUIET)
+    outputs, quiet = [run, told, *drawn.outputs], figure.quiet(again, "sweep")
+    gr.on([tab.select, again.click, run.input], guarded(look), run, outputs, **quiet)
+    go.click(guarded(queue), run, outputs, **quiet)
 
 
 def queue_sweep(studio: Studio, run_id: str) -> list[str]:

@@ -20,7 +20,6 @@ from studio.ui.figure import Figure
 from studio.ui.guard import guarded
 from studio.ui.studio import Studio
 
-QUIET = {"show_progress": "hidden", "concurrency_limit": 4, "concurrency_id": "analysis"}
 EVERY = 7
 """Modules between two updates of the progress bar."""
 
@@ -71,9 +70,10 @@ def build(studio: Studio, tab: gr.Tab) -> None:
     def click(event: gr.EventData, one: str, other: str) -> Iterator[list[Any]]:
         yield from module_values(studio, (one, other), heat_map.picked(event))
 
-    tab.select(guarded(listed), [base, tuned], [base, tuned], **QUIET)
-    go.click(guarded(measure), [base, tuned], widgets.outputs, **QUIET)
-    heat.submit(guarded(click), [base, tuned], widgets.module_outputs, trigger_mode="always_last", **QUIET)
+    quiet = figure.quiet(progress)
+    tab.select(guarded(listed), [base, tuned], [base, tuned], **quiet)
+    go.click(guarded(measure), [base, tuned], widgets.outputs, **quiet)
+    heat.submit(guarded(click), [base, tuned], widgets.module_outputs, trigger_mode="always_last", **quiet)
 
 
 def tuned_choices(studio: Studio) -> list[tuple[str, str]]:
