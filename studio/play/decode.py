@@ -62,12 +62,18 @@ def decode(
         for pane in panes:
             pane.stopped_by = "you"
     active = [pane for pane in panes if not pane.stopped_by]
+    logits = None
+    if active and rows.differ:
+        with _lone_positions(model):
+            logits = rows.read_apart(model, cache, lambda row: as_rows([names[row]]))
     while active:
         with as_rows([pane.name for pane in active]), rows.attention(model), _lone_positions(model):
             while not any(pane.stopped_by for pane in active):
-                logits = model(**rows.arguments(), past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1].float().cpu()
-                for row, pane in enumerate(active):
-                    _take(pane, pick_token(logits[row], settings.sampling, pane.generator), settings, began)
+                if logits is None:
+                    logits = model(**rows.arguments(), past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+                for pane, scores in zip(active, logits.float().cpu(), strict=True):
+                    _take(pane, pick_token(scores, settings.sampling, pane.generator), settings, began)
+                logits = None
                 rows.go_on([pane.tokens[-1] for pane in active])
         kept = [row for row, pane in enumerate(active) if not pane.stopped_by]
         active = [active[row] for row in kept]

@@ -2,7 +2,10 @@
 
 two_panes_vs_one      seconds of base and LoRA (rank 8, all linear layers, random weights) together over seconds of the base alone
 adapter_vs_base       seconds of the adapter alone over the base alone: the part of the above that is the adapter's own
-first_token_vs_plain  time to the first token of both panes over transformers' generate of one token
+first_token_vs_plain  time to the first token of both panes over transformers' generate of one token of the base
+first_token_vs_two    the same over generate called for base and adapter, one after the other
+first_token_vs_one    the same over the time to the first token of the base's pane alone: what a second pane adds
+long_...              the three of them with a prompt of about 370 tokens in place of 50
 streaming_cost        seconds with every token sent as text over seconds without, minus 1
 cancel_ms             from the cancel to the end of computing
 returned              share of the worker's memory that the system has back after unloading
@@ -32,7 +35,9 @@ from studio.play import engine as engine_module
 from studio.play.engine import Engine, Question
 from studio.play.sampling import Sampling
 
-PROMPT = [{"role": "user", "content": "Write a Python function named `clamp`.\n\nReturn value limited to the range from low to high."}]
+ASKED = "Write a Python function named `clamp`.\n\nReturn value limited to the range from low to high."
+PROMPT = [{"role": "user", "content": ASKED}]
+LONG_PROMPT = [{"role": "user", "content": ASKED + " Explain every step of it at length." * 40}]
 
 
 class EndlessEngine(Engine):
@@ -69,9 +74,9 @@ def make_adapter(engine: Engine, folder: Path) -> Path:
     return folder / "adapter"
 
 
-def seconds(engine: Engine, panes: list[str], tokens: int) -> tuple[float, float]:
+def seconds(engine: Engine, panes: list[str], tokens: int, prompt: list[dict[str, str]] = PROMPT) -> tuple[float, float]:
     """(whole answer, first token) in seconds."""
-    question = Question(dict.fromkeys(panes, PROMPT), Sampling(max_new_tokens=tokens))
+    question = Question(dict.fromkeys(panes, prompt), Sampling(max_new_tokens=tokens))
     began = time.perf_counter()
     done = engine.answer(question, lambda event, data: None, lambda: False)
     return time.perf_counter() - began, max(pane["first_token_s"] for pane in done["panes"])
@@ -85,13 +90,21 @@ def silent_seconds(engine: Engine, tokens: int) -> float:
         engine_module.TextStream = stream
 
 
-def plain_first_token(engine: Engine) -> float:
-    """transformers' own generate, one token of the base."""
-    ids = torch.tensor([engine.encode(PROMPT)])
-    with engine.injection.rows(["base"]), torch.inference_mode():
+def plain_first_token(engine: Engine, pane: str, prompt: list[dict[str, str]]) -> float:
+    """transformers' own generate, one token of the base or the adapter, in seconds."""
+    ids = torch.tensor([engine.encode(prompt)])
+    with engine.injection.rows([pane]), torch.inference_mode():
         began = time.perf_counter()
         engine.loaded.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, do_sample=False)
         return time.perf_counter() - began
+
+
+def first_tokens(engine: Engine, prompt: list[dict[str, str]]) -> dict[str, float]:
+    """The first token of both panes over each of what it is compared with."""
+    both = seconds(engine, ["base", "tuned"], 1, prompt)[1]
+    base, tuned = (plain_first_token(engine, pane, prompt) for pane in ("base", "tuned"))
+    one = seconds(engine, ["base"], 1, prompt)[1]
+    return {"first_token_vs_plain": both / base, "first_token_vs_two": both / (base + tuned), "first_token_vs_one": both / one}
 
 
 def cancel_and_return(home: StudioHome, folder: Path) -> tuple[float, float]:
@@ -124,10 +137,11 @@ def measure(home: StudioHome, tokens: int, rounds: int) -> dict[str, float]:
         kept: dict[str, list[float]] = {}
         for _ in range(rounds):
             base, _ = seconds(engine, ["base"], tokens)
-            both, first = seconds(engine, ["base", "tuned"], tokens)
+            both, _ = seconds(engine, ["base", "tuned"], tokens)
             tuned, _ = seconds(engine, ["tuned"], tokens)
+            long = {f"long_{name}": ratio for name, ratio in first_tokens(engine, LONG_PROMPT).items()}
             found = {
-                "two_panes_vs_one": both / base, "adapter_vs_base": tuned / base, "first_token_vs_plain": first / plain_first_token(engine),
+                "two_panes_vs_one": both / base, "adapter_vs_base": tuned / base, **first_tokens(engine, PROMPT), **long,
                 "streaming_cost": base / silent_seconds(engine, tokens) - 1, "base_tokens_per_s": tokens / base,
                 "both_tokens_per_s": tokens / both,
             }  # fmt: skip
@@ -144,7 +158,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     found = measure(StudioHome.find(), options.tokens, options.rounds)
-    print(json.dumps(found) if options.json else "\n".join(f"{name:22} {value:8.3f}" for name, value in found.items()))
+    print(json.dumps(found) if options.json else "\n".join(f"{name:26} {value:8.3f}" for name, value in found.items()))
 
 
 if __name__ == "__main__":

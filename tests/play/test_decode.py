@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from studio.core.errors import MethodError, ModelError, PlayError
 from studio.core.spec import ModelSpec, RunSpec
@@ -18,7 +21,8 @@ from studio.play.sampling import Sampling, pick_token
 from tests.play.conftest import PROMPT
 
 LOGPROB_TOLERANCE_BF16 = 0.1
-"""Nats, expected over the next token: how far bfloat16 may round log-probabilities in a batch of two from those in a batch of one."""
+"""Nats: how far bfloat16 may round the log-probability of any likely token in a batch of two from that in a batch of one."""
+LIKELY = math.log(0.001)
 
 
 def test_cancelling_stops_within_one_token(engine, tiny):
@@ -157,12 +161,14 @@ def test_lengths_mix_where_every_layer_attends_to_the_whole_text(kind, settings,
     assert can_batch(model) == exact
     prompts = torch.randint(1, 64, (20,), generator=torch.Generator().manual_seed(0)).tolist(), [5, 6, 7]
     if exact:
-        rows = Rows(prompts, "cpu")
+        rows, cache = Rows(prompts, "cpu"), DynamicCache(config=config)
         with torch.inference_mode():
-            alone = model(torch.tensor([prompts[1]])).logits[0, -1]
+            alone = model(torch.tensor([[*prompts[1], 9]])).logits[0, -2:]
+            first = rows.read_apart(model, cache, lambda row: contextlib.nullcontext())
+            rows.go_on([8, 9])
             with rows.attention(model):
-                beside = model(**rows.arguments()).logits[1, -1]
-        assert (beside - alone).abs().max() < 1e-6
+                second = model(**rows.arguments(), past_key_values=cache).logits[1, -1]
+        assert (torch.stack([first[1], second]) - alone).abs().max() < 1e-6
         assert config._attn_implementation == "sdpa"
 
 
@@ -188,20 +194,35 @@ def test_a_picked_token_is_always_among_those_kept(values, temperature, top_k, t
 
 @pytest.mark.real
 def test_a_batch_rounds_as_a_single_row_does_within_the_tolerance(starter_home, engine, starter_model, tmp_path):
-    """In bfloat16 a product over two rows may sum in another order than over one."""
+    """In bfloat16 a product over two rows may sum in another order than over one. Equal prompts, and one beside a longer."""
     engine.load(ModelSpec(id="starter", dtype="bfloat16"), "none", {"tuned": str(random_lora(starter_model, tmp_path))})
-    ids = torch.tensor([engine.encode(PROMPT)])
-    with torch.inference_mode():
-        single = {}
-        for name in ("base", "tuned"):
-            with engine.injection.rows([name]):
-                single[name] = engine.loaded.model(ids).logits[0].float().log_softmax(-1)
-        with engine.injection.rows(["base", "tuned"]):
-            both = engine.loaded.model(ids.repeat(2, 1)).logits.float().log_softmax(-1)
-    for row, name in enumerate(single):
-        off = (single[name].exp() * (both[row] - single[name]).abs()).sum(-1)
-        assert off.mean() < LOGPROB_TOLERANCE_BF16, name
-    assert (single["base"] - single["tuned"]).abs().max() > 1
+    engine.injection.hold(["tuned"])
+    names, short = ("base", "tuned"), engine.encode(PROMPT)
+    text = engine.loaded.tokenizer.encode("def largest(values):\n    return max(values)")
+    single = [likelihoods(engine, [name], [short], text)[0] for name in names]
+    together = likelihoods(engine, names, [short, short], text)
+    beside_longer = [likelihoods(engine, names, [short, short[:4] * 9 + short], text)[0],
+                     likelihoods(engine, names, [short[:4] * 9 + short, short], text)[1]]  # fmt: skip
+    for expected, *found in zip(single, together, beside_longer, strict=True):
+        for row in found:
+            assert (row - expected)[expected > LIKELY].abs().max() < LOGPROB_TOLERANCE_BF16
+    assert (single[0] - single[1]).abs().max() > 1
+
+
+@torch.inference_mode()
+def likelihoods(engine, names, prompts, text):
+    """(rows, len(text), vocabulary) log-probabilities, each row reading `text` token by token as its answer."""
+    rows, cache, found = Rows(prompts, "cpu"), engine.injection.new_cache(names), []
+    model = engine.loaded.model
+    logits = rows.read_apart(model, cache, lambda row: engine.injection.rows([names[row]])) if rows.differ else None
+    with engine.injection.rows(names), rows.attention(model):
+        for token in text:
+            if logits is None:
+                logits = model(**rows.arguments(), past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+            found.append(logits.float().log_softmax(-1))
+            logits = None
+            rows.go_on([token] * len(names))
+    return torch.stack(found, 1)
 
 
 def random_lora(model, folder):
