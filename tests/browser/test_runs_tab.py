@@ -85,8 +85,10 @@ def row(page: Page, name: str) -> Locator:
 
 
 def pick(page: Page, name: str) -> None:
+    """Look at a run, and wait until its forms are filled too: what is typed before that is lost."""
     row(page, name).locator(".run-row").click()
     expect(page.locator("#run-header h2")).to_have_text(name)
+    expect(page.locator("#notes-form").get_by_label("Name")).to_have_value(name)
 
 
 def unfold(page: Page, name: str) -> None:
