@@ -24,6 +24,8 @@ from studio.ui.theme import studio_theme
 
 STYLE_SHEETS = ("theme.css", "labs.css", "runs.css", "playground.css")
 QUIET = {"show_progress": "hidden"}
+SESSIONS = 64
+"""Pages whose visited tabs the server holds, about 2 MB each; beyond that the page used least recently must be reloaded."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -97,7 +99,7 @@ def serve(home: StudioHome, host: str = "127.0.0.1", port: int = 7860, open_brow
         build_page(studio).queue(default_concurrency_limit=8).launch(
             server_name=host, server_port=port, inbrowser=open_browser, share=False, quiet=True, show_error=True, ssr_mode=False, pwa=True,
             favicon_path=str(ASSETS / "logo.svg"), theme=studio_theme(), css=css, footer_links=[], prevent_thread_lock=False,
-            auth=("studio", password) if password else None, max_file_size="500mb", strict_cors=True,
+            auth=("studio", password) if password else None, max_file_size="500mb", strict_cors=True, state_session_capacity=SESSIONS,
             allowed_paths=[str(home.root / "exports")], app_kwargs={"middleware": [Middleware(KeptAssets)]},
         )  # fmt: skip
     finally:

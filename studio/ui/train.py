@@ -170,7 +170,7 @@ def _wire_keeping(form: Form, groups: dict[str, gr.Group], preset: Any, kept: gr
 
     def restore(typed: dict[str, Any] | None) -> dict[Any, Any]:
         if not typed:
-            return {}
+            return {preset: gr.skip()}
         family = typed.get("method.family")
         visible = {group: gr.update(visible=name == FAMILY_GROUP.get(family)) for name, group in groups.items()}
         return {preset: "", **form.retyped(typed), **visible}
