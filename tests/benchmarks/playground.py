@@ -5,13 +5,14 @@ adapter_vs_base       seconds of the adapter alone over the base alone: the part
 first_token_vs_plain  time to the first token of both panes over transformers' generate of one token of the base
 first_token_vs_two    the same over generate called for base and adapter, one after the other
 first_token_vs_one    the same over the time to the first token of the base's pane alone: what a second pane adds
-long_...              the three of them with a prompt of about 370 tokens in place of 50
+floor                 the base's linear layers alone over twice the prompt's positions, over once: what two prompts cost at least
+long_...              the four of them with a prompt of about 370 tokens in place of 50
 streaming_cost        seconds with every token sent as text over seconds without, minus 1
 cancel_ms             from the cancel to the end of computing
 returned              share of the worker's memory that the system has back after unloading
 
-Each ratio is the median over rounds in which its two sides were measured one after the other. No answer ends early: the stop tokens are
-left out, so that every side computes the same number of tokens.
+Each ratio is the median over rounds in which its sides were measured one after the other; first tokens are the least of five in a
+round, because they are short. No answer ends early: the stop tokens are left out, so that every side computes the same number of tokens.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -38,6 +40,7 @@ from studio.play.sampling import Sampling
 ASKED = "Write a Python function named `clamp`.\n\nReturn value limited to the range from low to high."
 PROMPT = [{"role": "user", "content": ASKED}]
 LONG_PROMPT = [{"role": "user", "content": ASKED + " Explain every step of it at length." * 40}]
+REPEATS = 5
 
 
 class EndlessEngine(Engine):
@@ -100,11 +103,31 @@ def plain_first_token(engine: Engine, pane: str, prompt: list[dict[str, str]]) -
 
 
 def first_tokens(engine: Engine, prompt: list[dict[str, str]]) -> dict[str, float]:
-    """The first token of both panes over each of what it is compared with."""
-    both = seconds(engine, ["base", "tuned"], 1, prompt)[1]
-    base, tuned = (plain_first_token(engine, pane, prompt) for pane in ("base", "tuned"))
-    one = seconds(engine, ["base"], 1, prompt)[1]
-    return {"first_token_vs_plain": both / base, "first_token_vs_two": both / (base + tuned), "first_token_vs_one": both / one}
+    """The first token of both panes over each of what it is compared with; of each the least of REPEATS times, taken in turn."""
+    positions = len(engine.encode(prompt))
+    ways: list[Callable[[], float]] = [
+        lambda: seconds(engine, ["base", "tuned"], 1, prompt)[1], lambda: seconds(engine, ["base"], 1, prompt)[1],
+        lambda: plain_first_token(engine, "base", prompt), lambda: plain_first_token(engine, "tuned", prompt),
+        lambda: linear_seconds(engine, positions), lambda: linear_seconds(engine, 2 * positions),
+    ]  # fmt: skip
+    taken = zip(*([way() for way in ways] for _ in range(REPEATS)), strict=True)
+    both, one, base, tuned, once, twice = map(min, taken)
+    return {
+        "first_token_vs_plain": both / base, "first_token_vs_two": both / (base + tuned), "first_token_vs_one": both / one,
+        "floor": twice / once,
+    }  # fmt: skip
+
+
+@torch.inference_mode()
+def linear_seconds(engine: Engine, positions: int) -> float:
+    """All linear layers of the base's blocks over so many positions, in seconds."""
+    named = engine.loaded.model.named_modules()
+    weights = [part.weight for name, part in named if isinstance(part, torch.nn.Linear) and "lora" not in name and "lm_head" not in name]
+    read = {width: torch.ones(positions, width, dtype=weights[0].dtype) for width in {weight.shape[1] for weight in weights}}
+    began = time.perf_counter()
+    for weight in weights:
+        torch.nn.functional.linear(read[weight.shape[1]], weight)
+    return time.perf_counter() - began
 
 
 def cancel_and_return(home: StudioHome, folder: Path) -> tuple[float, float]:
