@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         place.check()
     except StudioError as error:  # a result under the old path would make a folder there that is no run
+        place.sweep()
         print(f"failed: {error}", flush=True)
         return 1
     return end(paths, result)

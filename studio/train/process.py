@@ -7,10 +7,11 @@ writing under the old path nobody would find.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 
 import psutil
@@ -69,6 +70,15 @@ class Place:
                 "Start the studio on the home where it is now: the run goes on from its last checkpoint.",
             )
 
+    def sweep(self) -> None:
+        """Remove what was still written under the old path in the moment of the move. Never a run's folder: that has a spec.json."""
+        if self._look() in (None, self.mark) or (self.folder / "spec.json").exists():
+            return
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the runs' folder and the home, where nothing else is in them
+            self.folder.parent.rmdir()
+            self.folder.parent.parent.rmdir()
+
 
 def stop_on_signal(paths: RunPaths) -> None:
     """SIGTERM then means the same as the stop file: save, and end."""
@@ -96,7 +106,7 @@ def count_threads() -> int:
     return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed, limit))
 
 
-@contextmanager
+@contextlib.contextmanager
 def trained_on_cpu() -> Iterator[None]:
     """Within: one thread per physical core, and numbers too small for fp32's normal range are zero (they are slow and carry nothing)."""
     import torch

@@ -118,6 +118,27 @@ def test_a_folder_that_went_or_was_made_anew_is_noticed(tmp_path: Path) -> None:
         paths.folder.mkdir(exist_ok=True)
 
 
+@pytest.mark.parametrize("beside", [None, "home/other.txt", "home/runs/another/spec.json", "home/runs/run/spec.json"])
+def test_only_what_was_written_in_the_moment_of_a_move_is_swept(tmp_path: Path, beside: str | None) -> None:
+    paths = RunPaths(tmp_path / "home" / "runs" / "run")
+    paths.folder.mkdir(parents=True)
+    place = Place(paths)
+    place.sweep()
+    assert paths.folder.is_dir()
+    (tmp_path / "home").rename(tmp_path / "moved")
+    place.sweep()
+    write_json(paths.checkpoints / "state.json", {})  # makes the old path anew
+    if beside:
+        write_json(tmp_path / beside, {})
+    place.sweep()
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    if beside and "run/spec" in beside:
+        assert left == ["home/runs/run/checkpoints/state.json", beside]
+    else:
+        assert left == ([beside] if beside else []) and (tmp_path / "home").exists() is bool(beside)
+    assert (tmp_path / "moved" / "runs" / "run").is_dir()
+
+
 def test_threads_follow_the_cores_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process.psutil, "cpu_count", lambda logical: 4)
     monkeypatch.setattr(process.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
