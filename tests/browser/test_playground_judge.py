@@ -140,7 +140,8 @@ def test_a_file_of_prompts_becomes_a_table_and_a_csv(short: Playground, tmp_path
     assert table.locator("img").count() == 0 and short.page.evaluate("window.hurt") is None
     with short.page.expect_download() as download:
         short.page.locator("a[download='answers.csv']").click()
-    rows = list(csv.reader(Path(download.value.path()).read_text(encoding="utf-8").splitlines(keepends=True)))
+    with Path(download.value.path()).open(encoding="utf-8", newline="") as saved:
+        rows = list(csv.reader(saved))
     assert rows[0] == ["prompt", "Base", "tuned"]
     assert [row[0] for row in rows[1:]] == ["'=1+1", *prompts[1:]]
     assert all(base and tuned and base != tuned for _, base, tuned in rows[1:])
