@@ -128,7 +128,7 @@ def bring(playground: Playground, file: Path) -> None:
 
 
 def test_a_file_of_prompts_becomes_a_table_and_a_csv(short: Playground, tmp_path: Path):
-    prompts = ["=1+1", '<img src=x onerror="window.hurt=1">', "Return the largest, and \"quote\" it."]
+    prompts = ["=1+1", '<img src=x onerror="window.hurt=1">', 'Return the largest, and "quote" it.']
     file = tmp_path / "prompts.jsonl"
     file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
     short.open("Many prompts from a file")

@@ -99,7 +99,7 @@ def test_a_prompt_that_cannot_be_answered_is_named_and_stays_typed(playground: P
     expect(playground.turns).to_have_count(1)
 
 
-ODD = "<img src=x onerror=\"window.hurt=1\"><script>window.hurt=1</script><b>bold</b> & \u202egnp.exe\u202c שלום {{7*7}}"
+ODD = '<img src=x onerror="window.hurt=1"><script>window.hurt=1</script><b>bold</b> & \u202egnp.exe\u202c שלום {{7*7}}'
 
 
 def test_markup_and_turned_text_in_a_prompt_are_shown_as_they_are(playground: Playground):
