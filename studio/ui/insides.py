@@ -61,7 +61,7 @@ def build(studio: Studio, tab: gr.Tab) -> None:
         yield from handler(chosen, text)
 
     tab.select(guarded(listed), run, run, **figure.quiet(told))
-    alone = {**figure.quiet(told, "effect"), "concurrency_limit": 1}
+    alone = {**figure.quiet(told, "effect"), "concurrency_limit": 1, "trigger_mode": "always_last"}
     go.click(stream, [run, prompt], widgets.outputs, **alone)
 
 
@@ -82,6 +82,7 @@ def looked_into(studio: Studio, chosen: str, prompt: str) -> Iterator[list[Any]]
     try:
         for event in worker.stream("insides", adapter=chosen, prompt=prompt):
             if event.name == "done":
+                worker.close(grace_s=0)  # before the answer, which the memory's return would else keep from ending
                 yield shown(event.data, adapter_choice.title_of(studio, chosen))
             else:
                 yield [markup.waiting(str(event.data)), *[gr.skip()] * 6]
@@ -89,7 +90,7 @@ def looked_into(studio: Studio, chosen: str, prompt: str) -> Iterator[list[Any]]
         yield [nothing_html(), *[gr.skip()] * 6]  # no bar that moves for ever; the toast says why
         raise
     finally:
-        worker.close()
+        worker.close(grace_s=0)
 
 
 def shown(report: dict[str, Any], title: str) -> list[Any]:

@@ -51,12 +51,16 @@ def measure(studio: Studio, model: str, block_size: int, double_quant: bool, pic
     yield markup.waiting("Starting")
     try:
         for event in worker.stream("effect", **asked):
-            yield effect_html(event.data) if event.name == "done" else markup.waiting(str(event.data))
+            if event.name == "done":
+                worker.close(grace_s=0)  # before the answer, which the memory's return would else keep from ending
+                yield effect_html(event.data)
+            else:
+                yield markup.waiting(str(event.data))
     except StudioError:
         yield ""  # no bar that moves for ever; the toast says why
         raise
     finally:
-        worker.close()
+        worker.close(grace_s=0)
 
 
 def effect_html(data: dict[str, Any]) -> str:

@@ -73,7 +73,7 @@ def test_a_dead_unit_and_the_prefix_are_seen_for_one_prompt(inner_runs: None, pa
     expect(told).to_contain_text("Silent units", timeout=120_000)
     assert "1\nof 240" in told.inner_text()
     assert "239\n" in told.inner_text()
-    expect(page.locator("#bottleneck-units .js-plotly-plot")).to_be_visible()
+    expect(page.locator("#bottleneck-units .js-plotly-plot")).to_be_visible(timeout=60_000)
     expect(page.locator("#adapter-norms")).to_contain_text("exactly nothing")
     with page.expect_download() as download:
         page.locator("#bottleneck-units-caption a").click()
@@ -83,7 +83,7 @@ def test_a_dead_unit_and_the_prefix_are_seen_for_one_prompt(inner_runs: None, pa
     page.locator("#insides-prompt textarea").fill("Count the words in a text.")
     look_inside(page, "inner prefix")
     expect(told).to_contain_text("Attention on the prefix", timeout=120_000)
-    expect(page.locator("#prefix-mass .js-plotly-plot")).to_be_visible()
+    expect(page.locator("#prefix-mass .js-plotly-plot")).to_be_visible(timeout=60_000)
     expect(page.locator("#bottleneck-units .js-plotly-plot")).to_have_count(0)
 
 
@@ -113,7 +113,7 @@ def test_a_tuned_model_is_laid_beside_its_base(page: Page, tiny_llama: Path, tmp
     expect(page.locator("#tuned-heat button[data-module]")).to_have_count(14, timeout=60_000)
     expect(page.locator("#tuned-module")).to_contain_text(name)
     expect(page.locator("#tuned-module")).to_contain_text("90 % of its energy in 1")
-    expect(page.locator("#tuned-spectrum .js-plotly-plot")).to_be_visible()
+    expect(page.locator("#tuned-spectrum .js-plotly-plot")).to_be_visible(timeout=60_000)
     page.locator("#tuned-heat button[data-module='model.layers.0.mlp.up_proj']").click()
     expect(page.locator("#tuned-spectrum")).to_contain_text("exactly zero")
     choose(page, "#tuned-model", str(tmp_path / "nowhere"))

@@ -25,7 +25,7 @@ class FailingWorker:
     def call(self, verb, **_):
         raise AnalysisError("It broke.", "Mend it.")
 
-    def close(self):
+    def close(self, grace_s=2.0):
         pass
 
 
