@@ -5,6 +5,7 @@ A metrics line is one StepRecord; result.json is one RunResult. Both are written
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from typing import Any
@@ -21,6 +22,7 @@ class RunStatus(str, Enum):
     CANCELLED = "cancelled"
     FAILED = "failed"
     LOST = "lost"
+    UNREADABLE = "unreadable"
 
     @property
     def is_active(self) -> bool:
@@ -102,8 +104,23 @@ class RunResult:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunResult:
+        """Raises ValueError where a value is not what the field holds, KeyError without a status."""
         known = {f.name: data[f.name] for f in fields(cls) if f.name in data}
+        wrong = [f.name for f in fields(cls) if f.name in known and not _fits(f.name, f.default, known[f.name])]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)}: not what a result holds")
         return cls(**{**known, "status": RunStatus(known["status"])})
+
+
+def _fits(name: str, default: Any, value: Any) -> bool:
+    """Whether a field of result.json holds text, an error, or a finite number; None only where that is its default."""
+    if name == "status":
+        return isinstance(value, str)
+    if value is None:
+        return default is None
+    if name == "error":
+        return isinstance(value, dict)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True)

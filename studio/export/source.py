@@ -43,10 +43,14 @@ def read_source(home: StudioHome, run_id: str) -> ExportSource:
         raise RunError(f"The settings of run {run_id} cannot be read.", f"Look at {paths.spec}.")
     if not (paths.adapter / "adapter_config.json").is_file():
         raise RunError(f"Run {run_id} has saved no adapter, so there is nothing to export.", "Let it finish, or stop it with Stop & save.")
-    spec, notes, result = RunSpec.parse(data), read_json(paths.notes) or {}, read_json(paths.result)
+    spec, notes, ended = RunSpec.parse(data), read_json(paths.notes) or {}, read_json(paths.result)
+    try:
+        result = RunResult.from_json(ended) if ended else None
+    except (KeyError, ValueError) as error:
+        raise RunError(f"The result of run {run_id} cannot be read.", f"Look at {paths.result}.") from error
     return ExportSource(
         paths, home, spec, str(notes.get("name") or spec.name or run_id), str(notes.get("text") or ""),
-        RunResult.from_json(result) if result else None, read_json(paths.environment) or {},
+        result, read_json(paths.environment) or {},
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """What runs there are and how each stands, read from their folders; nothing about a run is remembered here but what its files say.
 
-The status is computed: result.json wins; then a live process; then, with a dead process, lost; a folder with only its spec is queued.
+The status is computed: result.json wins, unreadable where its values make no sense; then a live process; then, with a dead process,
+lost; a folder with only its spec is queued.
 Summaries of runs that are over are kept in memory under the modification times of the files they came from.
 """
 
@@ -69,16 +70,24 @@ class RunRecord:
 
 def read_status(paths: RunPaths) -> RunStatus:
     """How the run stands at this moment."""
-    result = read_result(paths)
-    if result is not None:
-        return result.status
+    status = _ended(paths)
+    if status is not None:
+        return status
     if not paths.process.exists():
         return RunStatus.QUEUED
     if is_process_alive(paths):
         return RunStatus.STOPPING if paths.stop.exists() else RunStatus.RUNNING
     # It may have written its result between the first look and its end.
-    result = read_result(paths)
-    return result.status if result is not None else RunStatus.LOST
+    return _ended(paths) or RunStatus.LOST
+
+
+def _ended(paths: RunPaths) -> RunStatus | None:
+    """What result.json says; None where there is none yet, or half of one."""
+    data = read_json(paths.result)
+    if data is None:
+        return None
+    result = _parse_result(data)
+    return RunStatus.UNREADABLE if result is None else result.status
 
 
 def is_process_alive(paths: RunPaths) -> bool:
@@ -96,10 +105,13 @@ def find_worker(paths: RunPaths) -> ProcessIdentity | None:
 
 def read_result(paths: RunPaths) -> RunResult | None:
     """result.json, or None when there is none that can be read."""
-    data = read_json(paths.result)
+    return _parse_result(read_json(paths.result) or {})
+
+
+def _parse_result(data: dict[str, Any]) -> RunResult | None:
     try:
-        return RunResult.from_json(data) if data else None
-    except (KeyError, TypeError, ValueError):
+        return RunResult.from_json(data)
+    except (KeyError, ValueError):
         return None
 
 
@@ -221,4 +233,5 @@ def _text(spec: dict[str, Any], part: str, field: str) -> str:
 
 
 def _whole(value: Any) -> int:
-    return int(value) if isinstance(value, (int, float)) else 0
+    """A count as it was written; 0 for text, NaN, infinity and what no counter reaches."""
+    return int(value) if isinstance(value, (int, float)) and 0 <= value < 2**53 else 0

@@ -18,11 +18,13 @@ FAMILY_TITLES = {"lora": "LoRA", "qlora": "QLoRA", "adapter": "Adapter", "prefix
 STATUS_WORDS = {
     RunStatus.QUEUED: "waiting", RunStatus.RUNNING: "running", RunStatus.STOPPING: "saving", RunStatus.FINISHED: "finished",
     RunStatus.STOPPED: "stopped", RunStatus.CANCELLED: "cancelled", RunStatus.FAILED: "failed", RunStatus.LOST: "lost",
+    RunStatus.UNREADABLE: "unreadable",
 }  # fmt: skip
 STATUS_HELP = {
     RunStatus.QUEUED: "It starts as soon as the run before it ends.",
     RunStatus.LOST: "Its process ended without a word: it was killed, or the machine went down. What it had saved is kept; Resume goes on "
     "from the last checkpoint.",
+    RunStatus.UNREADABLE: "Its result.json holds values that no run writes: its figures are not shown. Delete moves the run to the trash.",
     RunStatus.CANCELLED: "Nothing was kept but the settings, the curve and the log.",
     RunStatus.STOPPED: "Stopped on request; the adapter as it was then is saved and can be used.",
 }
@@ -43,7 +45,8 @@ def header_html(record: RunRecord, records: Sequence[StepRecord], place: tuple[i
     help_text = STATUS_HELP.get(record.status, "")
     if place:
         help_text = f"Number {place[0]} of {place[1]} that wait. " + ("It starts next." if place[0] == 1 else help_text)
-    body = _failure(record.result) + (markup.notice(help_text, "warn" if record.status is RunStatus.LOST else "info") if help_text else "")
+    kind = "warn" if record.status in (RunStatus.LOST, RunStatus.UNREADABLE) else "info"
+    body = _failure(record.result) + (markup.notice(help_text, kind) if help_text else "")
     if record.status.is_active:
         body += _progress(record, records)
     return title + _tags(record) + body + warnings_html(record, records) + _figures(record, records)

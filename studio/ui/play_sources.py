@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studio.core.errors import PlayError
+from studio.core.errors import PlayError, RunError
 from studio.core.paths import RunPaths, StudioHome
 from studio.core.spec import ModelSpec
 from studio.jobs import store
@@ -41,10 +41,21 @@ def adapter_choices(studio: Studio) -> list[tuple[str, str]]:
     found = [
         (f"{run.name} · {run.created:%d %b %H:%M}", RUN + run.id)
         for run in runs
-        if (RunPaths(studio.home.runs / run.id).adapter / CONFIG).is_file()
+        if _can_answer(RunPaths(studio.home.runs / run.id))
     ]
     dropped = sorted(path.parent for path in studio.home.adapters.glob(f"*/{CONFIG}"))
     return found + [(f"{folder.name} (adapters folder)", FOLDER + str(folder)) for folder in dropped]
+
+
+def _can_answer(paths: RunPaths) -> bool:
+    """The run has an adapter, and settings that say what it goes on."""
+    if not (paths.adapter / CONFIG).is_file():
+        return False
+    try:
+        store.read_spec_of(paths)
+    except RunError:
+        return False
+    return True
 
 
 def base_of(studio: Studio, adapter: str) -> tuple[str, str] | None:

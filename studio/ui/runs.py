@@ -166,7 +166,7 @@ def show(studio: Studio, looked: Looked, any_runs: bool) -> list[Any]:
     except RunNotFound:
         record = None
     except RunError as error:
-        return blank(markup.notice(str(error), "bad"))
+        return unreadable(studio, looked.selected, error)
     if record is None:
         texts = ("Pick a run", "The list shows every run of this home.") if any_runs else (
             "No runs yet", "Choose a model, a dataset and a method on the Train tab, then press Train.")  # fmt: skip
@@ -195,6 +195,14 @@ def blank(header: str) -> list[Any]:
     """The cockpit with nothing in it."""
     hidden = gr.update(visible=False)
     return [*[hidden] * len(Buttons._fields), header, hidden, hidden, hidden, "", "", "", hidden, gr.skip(), hidden]
+
+
+def unreadable(studio: Studio, run_id: str, error: RunError) -> list[Any]:
+    """A run whose settings cannot be read: why, and the button that takes it away."""
+    over = store.read_status(studio.home.run(run_id)).is_over
+    shown = {"delete": gr.update(visible=over), "cancel": gr.update(visible=not over), "confirm": gr.skip()}
+    buttons = [shown.get(name, gr.update(visible=False)) for name in Buttons._fields]
+    return [*buttons, *blank(markup.notice(str(error), "bad"))[len(buttons) :]]
 
 
 def compare(studio: Studio, run_ids: list[str], looked: Looked) -> list[Any]:

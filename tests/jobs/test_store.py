@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from studio.core.files import append_line, write_json
 from studio.core.paths import RunPaths, StudioHome
 from studio.core.records import Progress, RunNotes, RunResult, RunStatus, StepRecord
 from studio.core.spec import RunSpec
-from studio.jobs.notes import write_notes
+from studio.jobs.notes import delete_run, write_notes
 from studio.jobs.store import list_runs, read_created, read_log, read_run, read_status
 
 RUN = "20260102-030405-mine"
@@ -147,3 +148,29 @@ def test_a_renamed_run_was_made_when_its_spec_was_written(home: StudioHome, path
     renamed = RunPaths(paths.folder.rename(home.runs / "my-best-run"))
     os.utime(renamed.spec, (1_700_000_000, 1_700_000_000))
     assert read_created(renamed) == datetime.fromtimestamp(1_700_000_000)
+
+
+BAD_RESULT = {"status": "finished", "steps": "many", "eval_loss_before": "x", "eval_loss_after": [1], "seconds": "NaN"}
+
+
+@pytest.mark.parametrize(
+    "result", [BAD_RESULT, {"steps": 3}, {"status": "glorious"}, {"status": []}, {"status": "finished", "seconds": None},
+               {"status": "failed", "error": "x"}, {"status": "finished", "eval_loss_after": float("nan")}],
+)  # fmt: skip
+def test_a_result_of_wrong_values_is_unreadable_and_the_others_are_listed(
+    home: StudioHome, paths: RunPaths, make_spec: Callable[..., RunSpec], result: dict[str, object]
+) -> None:
+    bad = RunPaths(home.runs / "20260102-030406-bad")
+    write_json(bad.spec, make_spec("bad").to_json())
+    bad.result.write_text(json.dumps(result))
+    assert [(run.name, run.status) for run in list_runs(home)] == [("bad", RunStatus.UNREADABLE), ("mine", RunStatus.QUEUED)]
+    assert read_run(home, bad.id).result is None
+    delete_run(home, bad.id)
+    assert [run.name for run in list_runs(home)] == ["mine"]
+
+
+@pytest.mark.parametrize("step", ["1e400", "-1e400", "NaN", "[]", '"x"', "1" + "0" * 400, "-3"])
+def test_progress_that_no_run_writes_counts_nothing(home: StudioHome, paths: RunPaths, step: str) -> None:
+    paths.progress.write_text(f'{{"phase": "x", "step": {step}, "total_steps": {step}}}')
+    (run,) = list_runs(home)
+    assert (run.steps, run.total_steps) == (0, 0)

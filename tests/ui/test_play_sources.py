@@ -7,7 +7,9 @@ import pytest
 from studio.core.errors import PlayError, RunNotFound
 from studio.core.files import write_json
 from studio.ui.conversation import Pane
-from studio.ui.play_sources import read_sources
+from studio.ui.play_sources import adapter_choices, read_sources
+from studio.ui.playground import default_settings
+from studio.ui.studio import Studio
 
 
 @pytest.fixture
@@ -44,3 +46,12 @@ def test_copies_of_the_base_are_panes_named_by_how_they_are_held(home, tuned):
 def test_what_cannot_be_asked_is_named(picked, error, named, home):
     with pytest.raises(error, match=named):
         read_sources(home, *picked)
+
+
+def test_a_run_whose_settings_cannot_be_read_is_not_offered(home, tuned, make_run):
+    broken = make_run("zz-newest")
+    write_json(broken.adapter / "adapter_config.json", {"peft_type": "LORA"})
+    broken.spec.write_text('{"name": ')
+    studio = Studio(home)
+    assert [value for _, value in adapter_choices(studio)] == [tuned]
+    assert default_settings(studio)["adapters"] == [tuned]

@@ -197,3 +197,20 @@ def test_a_total_within_the_checkpoint_is_refused(studio: Studio, make_run: Make
     with pytest.raises(RunError, match="not beyond"):
         runs_forms.go_on(studio, run.id, runs_forms.LAST, 10)
     assert run.result.exists()
+
+
+@pytest.mark.parametrize(("over", "offered"), [(True, {"delete"}), (False, {"cancel"})])
+def test_a_run_whose_settings_cannot_be_read_can_be_taken_away(studio: Studio, make_run: Make, over: bool, offered: set[str]) -> None:
+    paths = make_run("torn", over=over)
+    paths.spec.write_text('{"name": ')
+    buttons = runs.draw(studio, looked(paths.id))[5 : 5 + len(Buttons._fields)]
+    shown = {name for name, value in zip(Buttons._fields, buttons, strict=True) if value.get("visible")}
+    assert shown == offered
+
+
+def test_a_run_with_a_senseless_result_is_shown_as_unreadable(studio: Studio, make_run: Make) -> None:
+    good, bad = make_run("good"), make_run("bad")
+    bad.result.write_text('{"status": "finished", "steps": "many", "eval_loss_after": [1]}')
+    drawn = runs.draw(studio, looked(bad.id))
+    assert "unreadable" in drawn[2]["rows"] and good.id in drawn[2]["rows"]
+    assert "result.json" in drawn[5 + len(Buttons._fields)]
