@@ -13,6 +13,7 @@ from studio.ui.studio import Studio
 
 LORA = ("lora", "qlora")
 CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
 
 
 def adapter_choices(studio: Studio, families: Sequence[str] = LORA) -> list[tuple[str, str]]:
@@ -42,6 +43,23 @@ def title_of(studio: Studio, value: str) -> str:
     if not RUN_ID.fullmatch(value) or not paths.spec.is_file():
         return Path(value).name
     return store.read_notes(paths).name or str((read_json(paths.spec) or {}).get("name") or value)
+
+
+def is_training(studio: Studio, value: str) -> bool:
+    """Whether the adapter is that of a run that is not over."""
+    paths = RunPaths(studio.home.runs / value)
+    return bool(RUN_ID.fullmatch(value)) and paths.spec.is_file() and store.read_status(paths).is_active
+
+
+def state_of(studio: Studio, value: str) -> str:
+    """Changes when the adapter's files, or those of its run's snapshots, do, and when its run ends."""
+    folder = Path(value).expanduser()
+    if RUN_ID.fullmatch(value):
+        folder = next((place for place in (studio.home.runs / value, studio.home.adapters / value) if place.is_dir()), folder)
+    run = RunPaths(folder)
+    files = [folder / WEIGHTS, run.adapter / WEIGHTS, *sorted(run.snapshots.glob(f"step-*/{WEIGHTS}"))]
+    times = [file.stat().st_mtime_ns for file in files if file.is_file()]
+    return f"{value} {len(times)} {max(times, default=0)}{' training' if is_training(studio, value) else ''}"
 
 
 def base_of(studio: Studio, adapter: str, stated: str) -> str:

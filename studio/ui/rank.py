@@ -17,16 +17,17 @@ from studio.ui.studio import Studio
 
 
 class Choice(NamedTuple):
-    """What is looked at. `step` is a snapshot's, the last one for the final adapter."""
+    """What is looked at. `step` is a snapshot's, the last one for the final adapter; `seen` the state the adapter was in when drawn."""
 
     adapter: gr.Dropdown
     step: gr.Slider
     measure: gr.Radio
     module: gr.Textbox
+    seen: gr.Textbox
 
     @property
     def widgets(self) -> list[Any]:
-        return list(self)
+        return [self.adapter, self.step, self.measure, self.module]
 
 
 class Widgets(NamedTuple):
@@ -73,6 +74,7 @@ def _run_tab(studio: Studio, tab: gr.Tab) -> None:
                 [(title, name) for name, title in view.MEASURES.items()], value="effective_rank", label="Shown", elem_id="rank-measure"
             )
             module = gr.Textbox("", visible="hidden", label="module looked at")
+            seen = gr.Textbox("", visible="hidden", label="state looked at")
             heat = heat_map.build("rank-heat")
         with gr.Column(scale=9, min_width=340):
             summary = gr.HTML(nothing_html(studio), padding=False, elem_id="rank-summary")
@@ -82,22 +84,22 @@ def _run_tab(studio: Studio, tab: gr.Tab) -> None:
             with gr.Row(elem_classes="actions"):
                 ask = gr.Button("Compare with the base's weights", size="sm", visible=False, elem_id="inside-button")
             inside = gr.HTML("", padding=False, elem_id="rank-inside")
-    choice, widgets = Choice(adapter, step, measure, module), Widgets(heat, summary, head, spectrum, growth, inside, ask)
+    choice, widgets = Choice(adapter, step, measure, module, seen), Widgets(heat, summary, head, spectrum, growth, inside, ask)
     _wire(studio, tab, choice, widgets)
 
 
 def _wire(studio: Studio, tab: gr.Tab, choice: Choice, widgets: Widgets) -> None:
-    def open_tab(adapter: str | None, step: float, measure: str, picked: str) -> list[Any]:
+    def open_tab(adapter: str | None, measure: str, picked: str, seen: str) -> list[Any]:
         choices = adapter_choice.adapter_choices(studio)
         known = {value for _, value in choices}
         wanted = adapter if adapter and (adapter in known or not picked) else (choices[0][1] if choices else "")
         listed = gr.update(choices=choices, value=wanted or None)
-        if picked and wanted == adapter:
-            return [listed, *[gr.skip()] * (len(widgets.outputs) + 2)]
+        if picked and wanted == adapter and seen == adapter_choice.state_of(studio, wanted):
+            return [listed, *[gr.skip()] * (len(widgets.outputs) + 3)]
         try:
             return [listed, *opened(studio, wanted, measure)]
         except StudioError as error:  # said in the page: the person has pressed nothing yet
-            return [listed, gr.update(visible=False), "", *blank(markup.empty(error.message, error.hint))]
+            return [listed, gr.update(visible=False), "", "", *blank(markup.empty(error.message, error.hint))]
 
     def choose(adapter: str | None, measure: str) -> list[Any]:
         return opened(studio, adapter or "", measure)
@@ -118,8 +120,9 @@ def _wire(studio: Studio, tab: gr.Tab, choice: Choice, widgets: Widgets) -> None
         return view.inside_html(studio.analysis.call("inside", adapter=adapter, base=base, layer=layer, module=module), base)
 
     quiet = figure.quiet(choice.module)
-    opened_outputs = [choice.step, choice.module, *widgets.outputs]
-    gr.on(on_visit(tab), guarded(open_tab), choice.widgets, [choice.adapter, *opened_outputs], **quiet)
+    opened_outputs = [choice.step, choice.module, choice.seen, *widgets.outputs]
+    visited = [choice.adapter, choice.measure, choice.module, choice.seen]
+    gr.on(on_visit(tab), guarded(open_tab), visited, [choice.adapter, *opened_outputs], **quiet)
     choice.adapter.input(guarded(choose), [choice.adapter, choice.measure], opened_outputs, **quiet)
     gr.on([choice.step.input, choice.measure.input], guarded(redraw), choice.widgets, widgets.outputs, trigger_mode="always_last", **quiet)
     clicked = [choice.module, widgets.module, *widgets.spectrum.outputs, widgets.inside]
@@ -132,15 +135,20 @@ def nothing_html(studio: Studio) -> str:
 
 
 def measured(studio: Studio, adapter: str, step: int | None = None) -> dict[str, Any]:
-    """The worker's report on the snapshot nearest to `step`, on the final adapter at or after the last; with its name as its title."""
+    """The worker's report on the snapshot nearest to `step`, on the final adapter at or after the last.
+
+    With the adapter's name as its title, and whether it is being trained now.
+    """
+    training = adapter_choice.is_training(studio, adapter)  # before it is read: nothing unfinished is called final
     report = studio.analysis.call("spectrum", adapter=adapter, step=step)
-    return {**report, "title": adapter_choice.title_of(studio, adapter)}
+    return {**report, "title": adapter_choice.title_of(studio, adapter), "training": training}
 
 
 def opened(studio: Studio, adapter: str, measure: str) -> list[Any]:
-    """Slider, chosen module and everything shown, for an adapter looked at anew."""
+    """Slider, chosen module, the adapter's state and everything shown, for an adapter looked at anew."""
     if not adapter:
-        return [gr.update(visible=False), "", *blank(nothing_html(studio))]
+        return [gr.update(visible=False), "", "", *blank(nothing_html(studio))]
+    state = adapter_choice.state_of(studio, adapter)  # before it is read: what is saved meanwhile is seen on the next visit
     report = measured(studio, adapter)
     steps = [point["step"] for point in report["growth"]]
     if len(steps) > 1:
@@ -149,7 +157,7 @@ def opened(studio: Studio, adapter: str, measure: str) -> list[Any]:
     else:
         slider = gr.update(visible=False)
     picked = view.first_module(report)
-    return [slider, picked, *view.values(report, measure, picked)]
+    return [slider, picked, state, *view.values(report, measure, picked)]
 
 
 def shown(studio: Studio, look: view.Look) -> list[Any]:

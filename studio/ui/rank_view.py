@@ -75,7 +75,8 @@ def summary_html(report: dict[str, Any]) -> str:
     size = sum(module["ranks"]["frobenius"] ** 2 for module in modules) ** 0.5
     scaling = modules[0]["scaling"]
     rule = "α / √r" if report["rslora"] else "α / r"
-    where = f" at step {report['step']:,}" if report.get("step") is not None else ""
+    so_far = " so far" if report.get("training") else ""
+    where = f"{so_far}, at step {report['step']:,}" if report.get("step") is not None else so_far
     cells = [
         markup.stat("Rank r", str(r), f"α = {report['alpha']:g}, scaling {rule} = {scaling:.4g}"),
         markup.stat("Modules", f"{len(modules):,}", "DoRA" if report["dora"] else "plain LoRA"),
@@ -83,16 +84,23 @@ def summary_html(report: dict[str, Any]) -> str:
         markup.stat("Median above noise", f"{above:g}", "directions"),
         markup.stat("Size of the update", f"{size:.4g}", "all modules together"),
     ]
-    notes = "".join(
-        markup.notice(f"{item['hypothesis']}\nEvidence: {item['evidence']}", "info", "Hypothesis:") for item in report["advice"]
-    )
     dora = (
         "This is DoRA, which also rescales each row of the base: the values are those of s B A. Compare with the base for its whole change."
     )
     return (
-        markup.heading("", f"What {report['title']} learned{where}", f"On {Path(report['base_model']).name}.") + markup.stats(cells) + notes
-        + (markup.notice(dora, "warn") if report["dora"] else "")
+        markup.heading("", f"What {report['title']} learned{where}", f"On {Path(report['base_model']).name}.")
+        + markup.stats(cells) + _advice_html(report) + (markup.notice(dora, "warn") if report["dora"] else "")
     )  # fmt: skip
+
+
+def _advice_html(report: dict[str, Any]) -> str:
+    """The hypotheses; of a run that is being trained only what it learned so far, and no verdict on one that has not begun."""
+    training = report.get("training", False)
+    if training and all(item["numbers"].get("changed") == 0 for item in report["advice"]):
+        return markup.notice("The run is still training, and no step was saved after the first. Come back to this tab later.", "info",
+                             "Nothing learned yet.")  # fmt: skip
+    told = "Hypothesis, so far:" if training else "Hypothesis:"
+    return "".join(markup.notice(f"{item['hypothesis']}\nEvidence: {item['evidence']}", "info", told) for item in report["advice"])
 
 
 def module_html(module: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,19 @@ def test_a_runs_rank_is_followed_over_its_training(planted_run: str, page: Page)
     expect(page.locator("#rank-inside")).to_contain_text("Amplification")
 
 
+def test_a_run_that_went_on_is_drawn_anew_on_the_next_visit(planted_run: str, page: Page, browser_home: Path) -> None:
+    adapter = StudioHome.find(browser_home).root / "runs" / RUN / "adapter"
+    tab(page, "Rank")
+    cells = page.locator("#rank-heat button[data-module]")
+    expect(cells.first).to_have_text("3.0")
+    for rank in (2, 3):  # and back, for the tests that follow
+        shutil.rmtree(adapter)
+        write_adapter(adapter, rank, 0.5)
+        tab(page, "Train")
+        tab(page, "Rank")
+        expect(cells.first).to_have_text(f"{rank}.0")
+
+
 def test_what_is_typed_by_hand_is_worked_out_and_nonsense_is_refused_in_words(page: Page) -> None:
     tab(page, "Quantization")
     tab(page, "By hand")
@@ -109,7 +123,8 @@ def test_what_is_typed_by_hand_is_worked_out_and_nonsense_is_refused_in_words(pa
     matrix = page.locator("#hand-matrix textarea")
     matrix.fill("1 a\n2 3")
     page.locator("#hand-reduce").click()
-    expect(page.get_by_text("'a' is not a number.")).to_be_visible()
+    expect(page.locator("#hand-reduction")).to_contain_text("'a' is not a number.")
+    expect(page.locator("#hand-reduction")).not_to_contain_text("R1")
     matrix.fill("1 1/2\n2 1")
     page.locator("#hand-reduce").click()
     expect(page.locator("#hand-reduction")).to_contain_text(re.compile(r"Rank\s*1"))
