@@ -19,8 +19,10 @@ from studio.ui.lazy import on_visit
 from studio.ui.studio import Studio
 
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
-SKIPPED = 11
-"""Outputs besides the progress line that stay as they are while a model is read: heat map, totals, module, choice."""
+SKIPPED = 9
+"""Outputs that stay as they are while a model is read: module and choice. Heat map and totals do too, where there are any."""
+NOTHING = markup.empty("Nothing measured yet", "Choose a model that is on this disk and press Measure. No model is loaded.")
+MEASURING = markup.empty("Measuring …", "The weights are read from this disk, matrix by matrix. No model is loaded.")
 EVERY = 7
 """Matrices between two updates of the progress bar."""
 
@@ -76,8 +78,7 @@ def _model_tab(studio: Studio, tab: gr.Tab) -> None:
             progress = gr.HTML("", padding=False)
             heat = heat_map.build("quantization-heat")
         with gr.Column(scale=9, min_width=340):
-            empty = markup.empty("Nothing measured yet", "Choose a model that is on this disk and press Measure. No model is loaded.")
-            totals = gr.HTML(empty, padding=False, elem_id="quantization-totals")
+            totals = gr.HTML(NOTHING, padding=False, elem_id="quantization-totals")
             module = gr.HTML("", padding=False, elem_id="quantization-module")
             weights = figure.build("weights-histogram")
             with gr.Row(elem_classes="lab-pair"):
@@ -141,8 +142,9 @@ Settings = tuple[str, int, bool]
 
 def measured(studio: Studio, settings: Settings, kind: str, picked: str) -> Iterator[list[Any]]:
     """Progress, then everything of a model: values of Widgets.outputs and of the hidden choice."""
-    skipped = [gr.skip()] * SKIPPED
-    yield [markup.progress_bar(0, "reading the weights", "waiting"), *skipped]
+    skipped = [gr.skip()] * (2 + SKIPPED)
+    totals = gr.skip() if picked else MEASURING
+    yield [markup.progress_bar(0, "reading the weights", "waiting"), gr.skip(), totals, *[gr.skip()] * SKIPPED]
     try:
         for event in studio.analysis.stream("model", **_asked(settings)):
             if event.name == "done":
@@ -152,7 +154,8 @@ def measured(studio: Studio, settings: Settings, kind: str, picked: str) -> Iter
                 label = f"{done} of {every} matrices"
                 yield [f'{markup.progress_bar(done / every, label)}<p class="how">{label}</p>', *skipped]
     except StudioError:
-        yield ["", *skipped]  # no bar that moves for ever; the toast says why
+        # no bar that moves for ever; the toast says why
+        yield ["", gr.skip(), gr.skip() if picked else NOTHING, *[gr.skip()] * SKIPPED]
         raise
 
 

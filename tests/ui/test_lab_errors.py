@@ -53,3 +53,12 @@ def test_no_bar_stays(name, studio):
             shown.append(values if isinstance(values, str) else values[0])
     assert "progressbar" in shown[0]
     assert "progressbar" not in shown[-1]
+
+
+def test_the_tab_says_that_it_measures_and_nothing_of_the_kind_once_it_failed(studio):
+    shown = []
+    steps = iter(GENERATORS["model"](studio))
+    assert "Measuring" in next(steps)[2]
+    with pytest.raises(AnalysisError):
+        shown.extend(steps)
+    assert shown[-1][2] == quantization.NOTHING
