@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from studio.analysis.low_rank import LoraSize, lora_size
-from studio.core.errors import AnalysisError
+from studio.core.errors import AnalysisError, StudioError
 from studio.core.units import show_count, show_share
 from studio.models.shape import find_shape
 from studio.ui import markup
@@ -35,11 +35,22 @@ def build(studio: Studio) -> None:
             whole = gr.HTML("", padding=False, elem_id="lora-whole")
 
     def count_model(name: str | None, r: float | None) -> str:
-        return model_html(studio, name, r) if name else ""
+        try:
+            return model_html(studio, name, r) if name else ""
+        except StudioError as error:  # in place of the older figures, which are not those of what is typed now
+            return markup.empty(error.message, error.hint)
 
     sizes = [inputs, outputs, rank]
-    gr.on([box.input for box in sizes], guarded(layer_html), sizes, layer, trigger_mode="always_last", **INSTANT)
+    gr.on([box.input for box in sizes], guarded(layer_or_why), sizes, layer, trigger_mode="always_last", **INSTANT)
     gr.on([model.input, rank.input], guarded(count_model), [model, rank], whole, trigger_mode="always_last", **INSTANT)
+
+
+def layer_or_why(inputs: float | None, outputs: float | None, r: float | None) -> str:
+    """The layer's figures, or in their place what is wrong with the sizes: older figures do not stay beside new sizes."""
+    try:
+        return layer_html(inputs, outputs, r)
+    except AnalysisError as error:
+        return markup.empty(error.message, error.hint)
 
 
 def layer_html(inputs: float | None, outputs: float | None, r: float | None) -> str:

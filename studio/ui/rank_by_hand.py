@@ -8,6 +8,7 @@ import gradio as gr
 
 from studio.analysis.low_rank import neuron_example
 from studio.analysis.rank import RowReduction, parse_matrix, reduce_rows
+from studio.core.errors import AnalysisError
 from studio.ui import lora_calculator, low_rank_picture, markup
 from studio.ui.guard import guarded
 from studio.ui.studio import Studio
@@ -37,8 +38,16 @@ def build(studio: Studio, tab: gr.Tab) -> None:
     low_rank_picture.build(tab)
     gr.HTML('<hr class="lab-rule">', padding=False)
     lora_calculator.build(studio)
-    reduce.click(guarded(reduction_html), matrix, steps, **INSTANT)
+    reduce.click(guarded(reduced_or_why), matrix, steps, **INSTANT)
     rank.input(guarded(neurons_html), rank, neurons, trigger_mode="always_last", **INSTANT)
+
+
+def reduced_or_why(text: str) -> str:
+    """The reduction, or in its place what is wrong with the matrix: an older result does not stay beside a new matrix."""
+    try:
+        return reduction_html(text)
+    except AnalysisError as error:
+        return markup.empty(error.message, error.hint)
 
 
 def reduction_html(text: str) -> str:

@@ -55,6 +55,13 @@ def test_a_matrix_that_is_none_is_refused_in_a_sentence(typed):
     assert caught.value.hint
 
 
+def test_what_is_refused_is_said_where_the_result_would_be():
+    assert "is not a number" in text(rank_by_hand.reduced_or_why("1 a"))
+    refused = text(lora_calculator.layer_or_why(-1, 64, 8))
+    assert refused
+    assert "trained" not in refused
+
+
 @pytest.mark.parametrize("rank", [1, 10, 64])
 def test_as_many_neurons_are_independent_as_the_rank(rank):
     drawing = rank_by_hand.neurons_html(rank)
