@@ -88,20 +88,33 @@ class Words(NamedTuple):
 
 
 def heat_html(info: HeatInfo, words: Words, chosen: str, tone: str = "frozen", digits: int = 1) -> str:
-    """The table. `chosen` is the full name of the module looked at; tone "frozen" is blue, "trained" orange; dark is the high end."""
+    """The table. `chosen` is the full name of the module looked at; tone "frozen" is blue, "trained" orange; dark is the high end.
+
+    Where all values are zero there is no scale and no colour.
+    """
     head = "".join(f'<th scope="col" title="{markup.escape(column)}">{markup.escape(short_name(column))}</th>' for column in info.columns)
     body = "".join(_row(info, row, chosen, digits) for row in info.rows)
     rows = [(cell.stack, cell.layer, cell.module, cell.value) for cell in info.cells.values()]
     download = csv_link(words.file, ("stack", "layer", "module", f"value ({info.unit})"), rows)
-    scale = (
-        f'<div class="heat-scale"><span>{info.low:.{digits}f} {markup.escape(words.low)}</span><i></i>'
-        f"<span>{info.high:.{digits}f} {markup.escape(words.high)}</span></div>"
-    )
+    scale = _scale_html(info, words, digits)
     return (
         f'<figure class="heat {tone}"><figcaption class="lab-caption"><p><b>{markup.escape(words.title)}</b> '
         f'{markup.escape(words.sentence)}</p><span class="downloads">{download}</span></figcaption>{scale}<div class="heat-wrap">'
         f'<table><thead><tr><th scope="col">layer</th>{head}</tr></thead><tbody>{body}</tbody></table></div></figure>'
     )
+
+
+def _scale_html(info: HeatInfo, words: Words, digits: int) -> str:
+    if _all_zero(info):
+        return ""
+    low, high = (
+        f"<span>{value:.{digits}f} {markup.escape(word)}</span>" for value, word in ((info.low, words.low), (info.high, words.high))
+    )
+    return f'<div class="heat-scale">{low}<i></i>{high}</div>'
+
+
+def _all_zero(info: HeatInfo) -> bool:
+    return info.low == info.high == 0
 
 
 def _row(info: HeatInfo, row: tuple[str, int | None], chosen: str, digits: int) -> str:
@@ -116,7 +129,8 @@ def _cell(info: HeatInfo, cell: Cell | None, chosen: str, digits: int) -> str:
     if cell is None:
         return "<td></td>"
     span = info.high - info.low
-    share = 0.5 if cell.value is None or span <= 0 else (cell.value - info.low) / span
+    alike = 0.0 if _all_zero(info) else 0.5
+    share = alike if cell.value is None or span <= 0 else (cell.value - info.low) / span
     text = "–" if cell.value is None else f"{cell.value:.{digits}f}"
     exact = "no value" if cell.value is None else f"{cell.value:.6g} {info.unit}"
     picked, ink = cell.name == chosen, "ink" if share > 0.55 else ""

@@ -46,3 +46,9 @@ def test_names_from_a_file_are_escaped():
 def test_what_was_picked_survives_its_way_through_a_text_box():
     assert heat_map.split_picked("12|model.layers.12.mlp.up_proj") == (12, "model.layers.12.mlp.up_proj")
     assert heat_map.split_picked("|lm_head") == (None, "lm_head")
+
+
+def test_zeros_alone_are_drawn_empty_and_without_a_scale():
+    html = heat_map.heat_html(heat_map.heat_info([cell(0, "q", 0.0), cell(1, "q", 0.0)], "dB"), WORDS, "")
+    assert [share for share, _, _ in buttons(html)] == ["0.000", "0.000"]
+    assert "heat-scale" not in html
