@@ -6,6 +6,9 @@ Plain HTML: gr.Code and gr.Markdown would make every visitor load an editor and 
 from __future__ import annotations
 
 import json
+import shlex
+import sys
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -34,7 +37,7 @@ element.addEventListener('click', async event => {
 """
 BUTTONS = '<span class="tools"><button class="tool" data-do="copy">Copy</button><button class="tool" data-do="save">Save</button></span>'
 TWINS = (
-    "<p><code>python -m studio train spec.json</code> starts the same run, <code>python -m studio plan spec.json</code> prints this plan. "
+    "<p><code>{studio} train spec.json</code> starts the same run, <code>{studio} plan spec.json</code> prints this plan. "
     "A YAML of LLaMA-Factory or Axolotl fills the form too; what the studio cannot carry over is listed.</p>"
 )
 
@@ -49,5 +52,13 @@ def spec_html(data: dict[str, Any]) -> str:
         shown = RunSpec.parse(data).to_json()
     except StudioError:
         shown = data
+    twins = TWINS.format(studio=markup.escape(studio_command(sys.executable, Path.cwd())))
     text = json.dumps(shown, indent=2, ensure_ascii=False)
-    return f'<div class="spec-json"><header><b>spec.json</b>{BUTTONS}</header><pre tabindex="0">{markup.escape(text)}</pre>{TWINS}</div>'
+    return f'<div class="spec-json"><header><b>spec.json</b>{BUTTONS}</header><pre tabindex="0">{markup.escape(text)}</pre>{twins}</div>'
+
+
+def studio_command(python: str, folder: Path) -> str:
+    """How the studio is called from `folder`, where it was started, with the interpreter `python` it runs on; by its full name outside."""
+    path = Path(python)  # not resolved: an environment's python is a link to one that has none of its packages
+    shown = path.relative_to(folder) if path.is_relative_to(folder) else path
+    return shlex.join([str(shown), "-m", "studio"])
