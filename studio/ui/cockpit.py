@@ -70,7 +70,10 @@ def _progress(record: RunRecord, records: Sequence[StepRecord]) -> str:
     progress = record.progress
     step, total = progress.step, progress.total_steps
     phase = progress.phase or "starting"
-    left = time_left_s(records, step, total)
+    stopping = record.status is RunStatus.STOPPING
+    if stopping and phase == "training":
+        phase = "finishing this step, then saving"
+    left = 0.0 if stopping else time_left_s(records, step, total)
     text = (
         f"{phase[:1].upper()}{phase[1:]}"
         + (f" · step {step:,} of {total:,}" if total else "")
@@ -98,7 +101,7 @@ def _failure(result: RunResult | None) -> str:
 
 def _figures(record: RunRecord, records: Sequence[StepRecord]) -> str:
     result, plan = record.result, record.plan or {}
-    evals = [item.eval_loss for item in records if item.eval_loss is not None]
+    evals = _held_out(result, records)
     speeds = [item.tokens_per_s for item in records if item.tokens_per_s]
     memory = max((item.memory_bytes or 0 for item in records), default=0)
     trainable = result.trainable_parameters if result and result.trainable_parameters else int(plan.get("trainable_parameters", 0))
@@ -114,12 +117,21 @@ def _figures(record: RunRecord, records: Sequence[StepRecord]) -> str:
     peak = max(memory, result.peak_memory_bytes if result else 0)
     if peak:
         planned = plan.get("memory_bytes")
-        note = f"{show_bytes(planned)} planned ({planned_memory_note(planned, peak)})" if planned else ""
+        # The peak comes with the first training steps: until the run has ended, a share of the plan would say nothing.
+        share = f" ({planned_memory_note(planned, peak)})" if record.status.is_over else ""
+        note = f"{show_bytes(planned)} planned{share}" if planned else ""
         cells.append(markup.stat("peak memory", show_bytes(peak), note))
     seconds = result.seconds if result and result.seconds else (records[-1].seconds if records else 0)
     if seconds:
         cells.append(markup.stat("time", show_duration(seconds), f"{records[-1].tokens:,} tokens" if records else ""))
     return markup.stats(cells) if cells else ""
+
+
+def _held_out(result: RunResult | None, records: Sequence[StepRecord]) -> list[float]:
+    """Held-out losses from first to last; of a run that has ended those of its result, which the list shows too."""
+    if result and result.eval_loss_before is not None and result.eval_loss_after is not None:
+        return [result.eval_loss_before, result.eval_loss_after]
+    return [item.eval_loss for item in records if item.eval_loss is not None]
 
 
 def samples_html(paths: RunPaths) -> str:

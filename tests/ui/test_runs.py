@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 
 import gradio as gr
+import psutil
 import pytest
 
 from studio.core.errors import RunError
 from studio.core.paths import RunPaths, StudioHome
 from studio.jobs import notes, store
-from studio.ui import runs, runs_actions, runs_compare, runs_forms, runs_list
+from studio.jobs.metrics import metric_table
+from studio.ui import cockpit, runs, runs_actions, runs_compare, runs_forms, runs_list
 from studio.ui.runs_widgets import Buttons, Cockpit, Comparison
 from studio.ui.studio import Studio
 
@@ -159,6 +162,35 @@ def test_waiting_runs_can_be_put_forward(studio: Studio, make_run: Make) -> None
 def test_the_plan_stands_beside_the_measured_memory(studio: Studio, make_run: Make) -> None:
     header = runs.draw(studio, looked(make_run("a").id))[5 + len(Buttons._fields)]
     assert "1 GB" in header and "900 MB planned (+11 %)" in header
+
+
+def under_way(paths: RunPaths, stopping: bool) -> str:
+    """The header of a run whose process is this one, ten seconds into training."""
+    paths.process.write_text(json.dumps({"pid": os.getpid(), "started": psutil.Process().create_time()}))
+    paths.progress.write_text('{"phase": "training", "step": 2, "total_steps": 6}')
+    lines = [{"step": s, "loss": 2.0, "memory_bytes": 10**8, "seconds": 5.0 * s} for s in (1, 2)]
+    paths.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if stopping:
+        paths.stop.touch()
+    record = store.read_run(StudioHome(paths.folder.parents[1]), paths.id)
+    return cockpit.header_html(record, metric_table(paths).records())
+
+
+def test_the_plan_is_compared_only_when_the_run_has_ended(make_run: Make) -> None:
+    header = under_way(make_run("a", over=False), stopping=False)
+    assert "900 MB planned" in header and "planned (" not in header and "20 s left" in header
+
+
+def test_a_run_that_saves_has_no_time_left(make_run: Make) -> None:
+    header = under_way(make_run("a", over=False), stopping=True)
+    assert "Finishing this step, then saving · step 2 of 6" in header and "left" not in header
+
+
+def test_the_losses_of_a_run_that_has_ended_are_those_of_its_result(studio: Studio, make_run: Make) -> None:
+    run = make_run("a")
+    run.metrics.write_text('{"step": 0, "eval_loss": 2.0}\n')
+    header = runs.draw(studio, looked(run.id))[5 + len(Buttons._fields)]
+    assert "<b>1.000</b><small>-50.0 % from 2.000" in header
 
 
 def test_notes_are_kept_and_forms_filled_from_them(studio: Studio, make_run: Make) -> None:
