@@ -101,7 +101,7 @@ def _stream(studio: Studio, ask: Ask, place: Place) -> Iterator[Step]:
     )  # fmt: skip
     for event in events:
         if event.name == "loaded":
-            loaded = event.data
+            loaded = studio.play_room.loaded = event.data
         elif event.name == "pass":
             now, drawn = event.data["panes"], 0.0
         elif event.name == "token":

@@ -10,6 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from studio.core.errors import PlayError
 from studio.jobs.worker import Worker
@@ -36,6 +37,7 @@ class PlayRoom:
         self._moved = threading.Condition()
         self._closed = threading.Event()
         self._watcher: threading.Thread | None = None
+        self._loaded: tuple[int | None, dict[str, Any] | None] = (None, None)
 
     @contextlib.contextmanager
     def stand_in_line(self, session: str) -> Iterator[Place]:
@@ -68,6 +70,16 @@ class PlayRoom:
                 place.stopped.set()
             self._moved.notify_all()
         return bool(found)
+
+    @property
+    def loaded(self) -> dict[str, Any] | None:
+        """What the worker told of the model it holds; None where it was closed since."""
+        pid, loaded = self._loaded
+        return loaded if pid == self.worker.pid else None
+
+    @loaded.setter
+    def loaded(self, told: dict[str, Any]) -> None:
+        self._loaded = (self.worker.pid, told)
 
     @property
     def waiting(self) -> int:

@@ -64,7 +64,7 @@ def _wire_asking(studio: Studio, form: PlayForm, remembered: gr.BrowserState) ->
         gr.on([form.ask.click, form.prompt.submit], guarded(ask), form.inputs, outputs, **LINE),
         form.thread.submit(guarded(act), form.inputs, outputs, **LINE),
     ):
-        event.failure(lambda: "", None, form.current, **QUIET)
+        event.failure(guarded(lambda: ("", memory_now(studio))), None, [form.current, form.memory], **QUIET)
     form.stop.click(stop, None, None, queue=False, **QUIET)
     # In the browser itself, whatever changed the conversation: an answer, a vote, a file brought in, a new beginning.
     form.kept.change(None, [form.kept, *form.settings], remembered, js=REMEMBER, **QUIET)
@@ -88,15 +88,19 @@ def _answer(
     if seed is not None:
         sampling["seed"] = seed
     order = tuple(random.sample([pane.id for pane in sources.panes], len(sources.panes))) if values[form.blind] else ()
-    yield {form.thread: play_markup.thread_html(conversation) if conversation.turns else "", form.current: play_markup.loading_html(user)}
-    ended = False
+    thread = play_markup.thread_html(conversation) if conversation.turns else ""
+    yield {form.thread: thread, form.current: play_markup.loading_html(user), form.memory: memory_now(studio)}
+    ended, held = False, None
     ask = Ask(user, conversation, sources, sampling, values[form.strength], order)
     for step in answer_turn(studio, ask, session):
         shown: dict[Any, Any] = {form.current: "" if step.conversation else play_markup.step_html(ask, step)}
+        if step.loaded is not held:
+            held = step.loaded
+            shown[form.memory] = play_markup.memory_html(held)
         if step.conversation is not None:
             ended = True
             shown |= {form.thread: play_markup.thread_html(step.conversation), form.kept: step.conversation.to_json(), form.editing: ""}
-            shown |= {form.prompt: "", form.memory: play_markup.memory_html(step.loaded)}
+            shown[form.prompt] = ""
         yield shown
     if not ended:
         kept = Conversation.from_json(values[form.kept])
@@ -214,10 +218,10 @@ def _wire_tools(studio: Studio, form: PlayForm) -> None:
 
 def _wire_visits(studio: Studio, form: PlayForm, tab: gr.Tab, links: Links) -> None:
     """The conversation back after a reload; 'Open in Playground' on a run; the lists kept fresh whenever the tab is opened."""
-    shown = [form.kept, form.thread, form.prompt, form.editing, *form.settings, links.play_run]
+    shown = [form.kept, form.thread, form.prompt, form.editing, form.memory, *form.settings, links.play_run]
 
     def restore(remembered: dict[str, Any], run_id: str) -> dict[Any, Any]:
-        values = restored(studio, form, remembered or {})
+        values = {**restored(studio, form, remembered or {}), form.memory: memory_now(studio)}
         return {**values, **with_run(studio, form, run_id, values[form.kept]), links.play_run: ""} if run_id else values
 
     def open_run(run_id: str, kept: str) -> dict[Any, Any]:
@@ -268,4 +272,5 @@ def memory_now(studio: Studio) -> str:
     if active:
         text = f"The run {active.name} is training and holds the memory. The playground answers again when it has ended."
         return play_markup.markup.notice(text, "warn")
-    return play_markup.memory_html(None) if studio.play.pid is None else gr.skip()  # type: ignore[return-value]
+    loaded = studio.play_room.loaded
+    return "" if studio.play.pid and not loaded else play_markup.memory_html(loaded)
