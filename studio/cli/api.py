@@ -12,7 +12,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import select
+import socket
+import threading
 import time
+import traceback
 import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,12 +25,18 @@ from typing import Any
 from studio.cli.output import say
 from studio.core.errors import PlayError, SetupError, StudioError
 from studio.core.paths import StudioHome
+from studio.core.ports import check_port
+from studio.core.protocol import describe_exception
 from studio.jobs import store
 from studio.jobs.worker import Worker
 
 LOOPBACK = "127.0.0.1"
 BASE = "base"
 MOST_BODY_BYTES = 4_000_000
+ROLES = ("system", "user", "assistant")
+ROLE_NAMES = {"developer": "system"}
+"""What OpenAI calls them of late -> what chat templates know."""
+GONE = (BrokenPipeError, ConnectionResetError)
 FINISH = {"end of answer": "stop", "you": "stop"}
 
 
@@ -65,6 +75,7 @@ class ApiServer(ThreadingHTTPServer):
 
 def make_server(home: StudioHome, run_ids: list[str], port: int) -> ApiServer:
     """Load the base and the adapters and bind. Raises RunNotFound, PlayError for runs over different bases, SetupError for the port."""
+    check_port(LOOPBACK, port)
     records = [store.read_run(home, run_id) for run_id in run_ids]
     bases = {(record.spec.model.model_dump_json(), record.spec.quantization) for record in records}
     if len(bases) > 1:
@@ -99,72 +110,114 @@ class Handler(BaseHTTPRequestHandler):
             self._send_error(404, "There is no such address.", "not_found")
 
     def do_POST(self) -> None:
+        with contextlib.suppress(*GONE):
+            try:
+                self._answer()
+            except StudioError as error:
+                self._send_error(400, str(error), type(error).__name__)
+            except GONE:
+                raise
+            except Exception as error:  # noqa: BLE001 - the edge of the process: anything else is a bug, told without ending the server
+                traceback.print_exc()
+                self._send_error(500, str(describe_exception(error)), "server_error")
+
+    def _answer(self) -> None:
+        body = self._body()
         if self.path.rstrip("/") != "/v1/chat/completions":
             self._send_error(404, "There is no such address.", "not_found")
             return
-        try:
-            asked = self._read()
-            events = self.server.worker.stream("generate", **question(asked, self.server.models), load=self.server.load)
-            if asked.get("stream"):
-                self._stream(asked["model"], events)
-            else:
-                self._send(200, completion(asked["model"], list(events)[-1].data))
-        except StudioError as error:
-            self._send_error(400, str(error), type(error).__name__)
+        asked = self._parse(body)
+        gone = ReaderGone(self.connection)
+        events = self.server.worker.stream("generate", **question(asked, self.server.models), load=self.server.load, until=gone)
+        if asked.get("stream"):
+            self._stream(asked["model"], events)
+        else:
+            self._send(200, completion(asked["model"], list(events)[-1].data))
 
-    def _read(self) -> dict[str, Any]:
-        length = int(self.headers.get("Content-Length") or 0)
+    def _body(self) -> bytes:
+        """What was sent with the request; left unread it would be taken for the next one. Raises PlayError where its length is none."""
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or len(length) > 9 or not 0 < int(length) <= MOST_BODY_BYTES:
+            raise PlayError(f"Content-Length must be a number from 1 to {MOST_BODY_BYTES}.", "Send the request with a JSON body.")
+        return self.rfile.read(int(length))
+
+    def _parse(self, body: bytes) -> dict[str, Any]:
         # A page in a browser can send text to this address without asking; it cannot send this type.
-        if not 0 < length <= MOST_BODY_BYTES or "json" not in self.headers.get("Content-Type", ""):
-            self.close_connection = True
-            raise PlayError("The request has no JSON body, or one that is too long.")
+        if "json" not in self.headers.get("Content-Type", ""):
+            raise PlayError("The header Content-Type must be application/json.")
         try:
-            asked = json.loads(self.rfile.read(length))
-        except ValueError as error:
+            asked = json.loads(body)
+        except (ValueError, RecursionError) as error:
             raise PlayError("The request's body is no JSON.") from error
         if not isinstance(asked, dict):
             raise PlayError("The request's body is no JSON object.")
         return asked
 
     def _stream(self, model: str, events: Iterator[Any]) -> None:
-        """Server-sent events. A reader that goes away cancels its answer."""
-        # 'loaded', then 'pass': a request that cannot be answered fails before these, while it can still be told as an error.
-        next(events)
-        next(events)
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Connection", "close")
-        self.end_headers()
-        self.close_connection = True
+        """Server-sent events."""
         name = _new_id()
-        with contextlib.closing(events), contextlib.suppress(BrokenPipeError, ConnectionResetError):  # type: ignore[type-var]
+        with contextlib.closing(events):  # type: ignore[type-var]
+            # 'loaded', then 'pass': a request that cannot be answered fails before these, while it can still be told as an error.
+            next(events)
+            next(events)
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Connection", "close")
+            self.end_headers()
             self._chunk(name, model, {"role": "assistant", "content": ""})
-            for event in events:
-                if event.name == "token":
-                    self._chunk(name, model, {"content": event.data["text"]})
-                elif event.name == "done":
-                    self._chunk(name, model, {}, _finish(event.data["panes"][0]))
+            try:
+                for event in events:
+                    if event.name == "token":
+                        self._chunk(name, model, {"content": event.data["text"]})
+                    elif event.name == "done":
+                        self._chunk(name, model, {}, _finish(event.data["panes"][0]))
+            except StudioError as error:  # the status is sent already
+                self._event(_described(str(error), type(error).__name__))
             self.wfile.write(b"data: [DONE]\n\n")
 
     def _chunk(self, name: str, model: str, delta: dict[str, str], finish: str | None = None) -> None:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
         data = {"id": name, "object": "chat.completion.chunk", "created": int(time.time()), "model": model, "choices": [choice]}
+        self._event(data)
+
+    def _event(self, data: dict[str, Any]) -> None:
         self.wfile.write(f"data: {json.dumps(data)}\n\n".encode())
         self.wfile.flush()
 
-    def _send(self, status: int, data: dict[str, Any]) -> None:
+    def _send(self, status: int, data: dict[str, Any], *headers: tuple[str, str]) -> None:
         body = json.dumps(data).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
+        for name, value in (("Content-Type", "application/json"), ("Content-Length", str(len(body))), *headers):
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def _send_error(self, status: int, message: str, kind: str) -> None:
-        self._send(status, {"error": {"message": message, "type": kind, "param": None, "code": None}})
+        # Whatever is left of a request that went wrong must not be read as the next one: send_header sets close_connection.
+        self._send(status, _described(message, kind), ("Connection", "close"))
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What the base class refuses by itself: an unknown method, a malformed request."""
+        self._send_error(code, explain or message or "The request cannot be read.", "invalid_request_error")
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: prompts belong to the person."""
+
+
+class ReaderGone(threading.Event):
+    """Set as soon as the other end of `connection` has closed it. What a reader sends meanwhile stays to be read."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__()
+        self.connection = connection
+
+    def is_set(self) -> bool:
+        try:
+            readable, _, _ = select.select([self.connection], [], [], 0)
+            return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return True
 
 
 def question(asked: dict[str, Any], models: list[str]) -> dict[str, Any]:
@@ -178,7 +231,12 @@ def question(asked: dict[str, Any], models: list[str]) -> dict[str, Any]:
         "temperature": asked.get("temperature"), "top_p": asked.get("top_p"), "seed": asked.get("seed"),
         "max_new_tokens": asked.get("max_completion_tokens") or asked.get("max_tokens"),
     }  # fmt: skip
-    turns = [{"role": str(turn.get("role")), "content": turn["content"]} for turn in messages]
+    turns = [{"role": ROLE_NAMES.get(str(turn.get("role")), turn.get("role")), "content": turn["content"]} for turn in messages]
+    for turn in turns:
+        if turn["role"] not in ROLES:
+            raise PlayError(f"There is no role {turn['role']!r}.", f"There are: {', '.join(ROLES)}.")
+    if not turns or turns[-1]["role"] != "user":
+        raise PlayError("messages must end in a turn of the user.")
     return {"panes": [asked["model"]], "messages": turns, "sampling": {key: value for key, value in read.items() if value is not None}}
 
 
@@ -194,6 +252,10 @@ def completion(model: str, done: dict[str, Any]) -> dict[str, Any]:
 
 def _finish(answer: dict[str, Any]) -> str:
     return FINISH.get(answer["stopped_by"], "length")
+
+
+def _described(message: str, kind: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
 
 
 def _new_id() -> str:

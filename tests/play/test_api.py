@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
+import queue
 import shutil
 import threading
 import urllib.error
@@ -58,7 +61,14 @@ def test_the_name_picks_who_answers_and_streaming_says_the_same(client):
 
 @pytest.mark.parametrize(
     ("asked", "named"),
-    [({"model": "other"}, "no model 'other'"), ({"messages": []}, "prompt is empty"), ({"temperature": -1}, "temperature")],
+    [
+        ({"model": "other"}, "no model 'other'"),
+        ({"messages": []}, "must end in a turn of the user"),
+        ({"temperature": -1}, "temperature"),
+        ({"messages": [{"role": "robot", "content": "Hi."}]}, "no role 'robot'"),
+        ({"messages": [*ASKED, {"role": "assistant", "content": "Hi."}]}, "must end"),
+        ({"messages": [{"role": "user", "content": " "}]}, "prompt is empty"),
+    ],
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_cannot_be_answered_is_named(client, asked, named, stream):
@@ -73,6 +83,61 @@ def test_a_page_in_a_browser_cannot_ask_in_passing(server):
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(urllib.request.Request(address, body, {"Content-Type": "text/plain"}))
     assert refused.value.code == 400
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status", "named"),
+    [
+        ({}, b"{}", 400, "Content-Type"),
+        ({"Content-Type": "application/json"}, b"[" * 200_000, 400, "no JSON"),
+        ({"Content-Type": "application/json", "Content-Length": "abc"}, b"", 400, "Content-Length"),
+        ({"Content-Type": "application/json", "Content-Length": "9" * 5000}, b"", 400, "Content-Length"),
+    ],
+)
+def test_a_request_that_cannot_be_read_is_told_as_json(server, headers, body, status, named):
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.server_port)) as connection:
+        connection.request("POST", "/v1/chat/completions", body, headers)
+        answer = connection.getresponse()
+        assert answer.status == status and named in json.loads(answer.read())["error"]["message"]
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("POST", "/v1/other", 404), ("PUT", "/v1/chat/completions", 501)])
+def test_the_next_request_of_a_connection_is_not_read_from_the_last_ones_body(server, method, path, status):
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.server_port)) as connection:
+        connection.request(method, path, b"GET /nonsense HTTP/1.1\r\n\r\n", {"Content-Type": "application/json"})
+        refused = connection.getresponse()
+        assert refused.status == status and json.loads(refused.read())["error"]["message"]
+        connection.request("GET", "/v1/models")
+        answer = connection.getresponse()
+        assert answer.status == 200 and json.loads(answer.read())["data"]
+
+
+def test_a_bug_is_told_as_one_and_the_server_goes_on(server, client, monkeypatch):
+    monkeypatch.setattr("studio.cli.api.question", lambda *_: 1 / 0)
+    with pytest.raises(openai.InternalServerError, match="ZeroDivisionError"):
+        client.chat.completions.create(model="base", messages=ASKED)
+    assert client.models.list()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_reader_that_goes_away_cancels_its_answer(server, client, monkeypatch, stream):
+    ended, real = queue.Queue(), server.worker.stream
+
+    def watched(verb, **args):
+        event = None
+        try:
+            for event in real(verb, **args):
+                yield event
+        finally:
+            ended.put(event)
+
+    monkeypatch.setattr(server.worker, "stream", watched)
+    body = json.dumps({"model": "base", "messages": ASKED, "max_tokens": 30_000, "stream": stream}).encode()
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port)
+    connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+    connection.close()
+    last = ended.get(timeout=60)
+    assert last.name != "done" or last.data["panes"][0]["stopped_by"] == "you"
 
 
 def test_a_run_that_is_not_there_is_named(studio_home):
