@@ -45,7 +45,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The object in `path`, or None when it is missing or not (yet) a JSON object."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None
 
@@ -83,10 +83,19 @@ def _objects(block: bytes) -> Iterator[dict[str, Any]]:
     for line in block.splitlines():
         try:
             data = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(data, dict):
             yield data
+
+
+def is_unicode(text: str) -> bool:
+    """Whether `text` can be written as UTF-8: JSON's escapes can leave half of a character, such as U+D800, in a string."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_tail(path: Path, size_bytes: int = 16_384) -> str:

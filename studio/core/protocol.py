@@ -106,7 +106,7 @@ def _claim_stdout() -> Callable[[dict[str, Any]], None]:
 
     def write(message: dict[str, Any]) -> None:
         with lock, contextlib.suppress(BrokenPipeError):
-            out.write(json.dumps(message, ensure_ascii=False) + "\n")
+            out.write(json.dumps(message) + "\n")  # ASCII: half a surrogate pair in a row or prompt is no UTF-8
             out.flush()
 
     return write

@@ -11,6 +11,7 @@ Does not know: what the columns mean (detect.py), nor which rows are kept (load.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import re
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from studio.core.errors import DataError, from_os_error
+from studio.core.files import is_unicode
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 MAX_JSON_BYTES = 512 * 2**20
@@ -49,9 +51,11 @@ def find_files(path: Path) -> dict[str, list[Path]]:
     """
     root = path.resolve()
     if root.is_file():
-        if root.suffix.lower() not in SUFFIXES:
+        # A link's own name comes first: hub caches link rows.jsonl to a file named by its checksum.
+        named = next((file for file in (path.absolute(), root) if file.suffix.lower() in SUFFIXES), None)
+        if named is None:
             raise DataError(f"{path.name} is no data file the studio reads.", KINDS)
-        return {"train": [root]}
+        return {"train": [named]}
     if not root.is_dir():
         raise DataError(f"There is no file or folder {path}.", "Check the path, or upload the file.")
     splits: dict[str, list[Path]] = {}
@@ -79,7 +83,10 @@ def read_rows(file: Path) -> Iterator[Row]:
                 raise DataError(f"{file.name}, line {line}: expected an object with named columns, found {_kind(values)}.", KINDS)
             yield Row(values, line, file.name)
     except UnicodeDecodeError as error:
-        raise DataError(f"{file.name} is not UTF-8 text: {error.reason} at byte {error.start}.", "Save it as UTF-8.") from error
+        with file.open("rb") as start:
+            is_utf16 = start.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        reason = "it is UTF-16" if is_utf16 else f"{error.reason} at byte {error.start}"
+        raise DataError(f"{file.name} is not UTF-8 text: {reason}.", "Save it as UTF-8.") from error
     except OSError as error:
         raise from_os_error(error, f"reading {file.name}") from error
 
@@ -100,16 +107,24 @@ def _read_json_lines(file: Path) -> Iterator[tuple[int, Any]]:
                     "One row a line is expected; a JSON array goes into a .json file.",
                 )
             if text := block.decode("utf-8-sig" if line == 1 else "utf-8").strip():
-                yield line, _parse(text, file, line)
+                yield line, _whole(_parse(text, file, line), text, file, line)
 
 
 def _parse(text: str, file: Path, line: int) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", "it is nested too deeply")
+        other = "it is nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+        reason = getattr(error, "msg", other)
         at = line + getattr(error, "lineno", 1) - 1
         raise DataError(f"{file.name}, line {at} is not valid JSON: {reason}.", "Repair or remove that line.") from error
+
+
+def _whole(values: Any, text: str, file: Path, line: int) -> Any:
+    r"""`values`, unless an escape in the `text` they were read from left half of a character, such as "\ud800", in them."""
+    if "\\u" in text and not is_unicode(json.dumps(values, ensure_ascii=False)):
+        raise DataError(f"{file.name}, line {line} holds half of a character (a lone surrogate).", "Repair or remove that line.")
+    return values
 
 
 def _read_json(file: Path) -> Iterator[tuple[int, Any]]:
@@ -119,13 +134,15 @@ def _read_json(file: Path) -> Iterator[tuple[int, Any]]:
         return
     if file.stat().st_size > MAX_JSON_BYTES:
         raise DataError(f"{file.name} is larger than {MAX_JSON_BYTES // 2**20} MiB.", "Save it as JSON lines, one row a line.")
-    data = _parse(file.read_text(encoding="utf-8-sig"), file, 1)
+    text = file.read_text(encoding="utf-8-sig")
+    data = _parse(text, file, 1)
     if isinstance(data, dict):
         lists = [value for value in data.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
         data = lists[0] if len(lists) == 1 else [data]
     if not isinstance(data, list):
         raise DataError(f"{file.name} holds {_kind(data)} where a list of rows is expected.", KINDS)
-    yield from enumerate(data, start=1)
+    for line, values in enumerate(data, start=1):
+        yield line, _whole(values, text, file, line)
 
 
 def _holds_lines(file: Path) -> bool:

@@ -46,7 +46,7 @@ def resolve_model(model_id: str, home: StudioHome) -> str | Path:
         return _starter(home, entry.hub_id)
     path = Path(text).expanduser()
     if path.exists():
-        return _local(path.resolve(), home)
+        return _local(path, home)
     if _looks_like_path(text):
         raise ModelNotFound(f"There is no model at {text}.", "Check the path; it should be a folder with config.json or a .gguf file.")
     if not HUB_ID.fullmatch(text):
@@ -71,9 +71,10 @@ def _looks_like_path(text: str) -> bool:
 
 
 def _local(path: Path, home: StudioHome) -> Path:
-    source = gguf.find_gguf(path)
+    source = gguf.find_gguf(path) or gguf.find_gguf(path.resolve())  # hub caches link x.gguf to a file named by its checksum
     if source:
         return gguf.convert_cached(source, home)
+    path = path.resolve()
     if path.is_file():
         raise ModelError(f"{path.name} is a single file the studio cannot load.", "Name the model's folder, or a .gguf file.")
     if not (path / "config.json").is_file():

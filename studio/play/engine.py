@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from studio.core.errors import PlayError
+from studio.core.files import is_unicode
 from studio.core.paths import StudioHome
 from studio.core.spec import ModelSpec, RunSpec
 from studio.methods.adapters import base_warning, describe_adapter
@@ -149,6 +150,8 @@ class Engine:
         """Token ids of a conversation, which leave room for an answer. Raises PlayError, and ModelError for a template that fails."""
         if not any(str(message.get("content", "")).strip() for message in messages if message.get("role") == "user"):
             raise PlayError("The prompt is empty.", "Type what you would like to ask.")
+        if not is_unicode("".join(str(message.get("content", "")) for message in messages)):
+            raise PlayError("The prompt holds half of a character (a lone surrogate), which no model reads.", "Take it out.")
         ids = encode_prompt(self.loaded.tokenizer, messages)  # type: ignore[union-attr]
         over = len(ids) - self.context
         if over >= 0:

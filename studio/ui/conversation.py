@@ -7,6 +7,7 @@ Gradio and nothing of models.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -92,7 +93,7 @@ class Conversation:
             raise PlayError("This conversation is too long to be read.", _HINT)
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PlayError("This file holds no JSON.", _HINT) from error
         if not isinstance(data, dict) or data.get("peft_studio_conversation") != 1:
             raise PlayError("This file holds no conversation of the Playground.", _HINT)
@@ -100,7 +101,7 @@ class Conversation:
             panes = tuple(Pane(_text(pane["id"]), _text(pane["title"])) for pane in data["panes"])
             turns = tuple(_turn(turn) for turn in data["turns"])
             made = cls(_text(data["system"]), panes, turns)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise PlayError("This conversation is damaged.", _HINT) from error
         if not 1 <= len(panes) <= MOST_PANES:
             raise PlayError(f"A conversation has 1 to {MOST_PANES} panes; this one has {len(panes)}.", _HINT)
@@ -113,10 +114,16 @@ def _text(value: Any) -> str:
     return value
 
 
+def _number(value: Any) -> float:
+    if not math.isfinite(number := float(value)):
+        raise ValueError(value)
+    return number
+
+
 def _turn(data: dict[str, Any]) -> Turn:
     answers = {}
     for pane, answer in data["answers"].items():
-        numbers = {key: float(answer.get(key) or 0) for key in ("seconds", "first_token_s", "memory_bytes")}
+        numbers = {key: _number(answer.get(key) or 0) for key in ("seconds", "first_token_s", "memory_bytes")}
         counts = {key: int(answer.get(key) or 0) for key in ("tokens", "prompt_tokens")}
         answers[_text(pane)] = {"text": _text(answer["text"]), "stopped_by": str(answer.get("stopped_by", "")), **numbers, **counts,
                                 "blocks": [_block(block) for block in answer.get("blocks") or []]}  # fmt: skip

@@ -141,3 +141,10 @@ def test_folders_are_made_and_measured(tmp_path: Path) -> None:
     (tmp_path / "a" / "link").symlink_to(tmp_path / "a" / "b" / "c.txt")
     assert folder_bytes(tmp_path / "a") == 5
     assert folder_bytes(tmp_path / "none") == 0
+
+
+def test_nesting_without_end_is_no_object(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text("[" * 200_000, encoding="utf-8")
+    (tmp_path / "deep.jsonl").write_text('{"a": 1}\n' + "[" * 200_000 + "\n", encoding="utf-8")
+    assert read_json(tmp_path / "deep.json") is None
+    assert read_lines(tmp_path / "deep.jsonl")[0] == [{"a": 1}]

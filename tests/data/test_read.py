@@ -56,6 +56,9 @@ def test_lines_are_those_of_the_file(tmp_path):
         ("a.jsonl", '{"text": "a"}\n{"text": \n{"text": "c"}\n', "a.jsonl, line 2 is not valid JSON"),
         ("a.jsonl", '{"text": "a"}\n\n["b"]\n', "a.jsonl, line 3: expected an object with named columns, found a list"),
         ("a.jsonl", '{"text": "a"}\n"b"\n', "line 2: expected an object with named columns, found a text"),
+        ("a.jsonl", '{"text": "a"}\n{"text": "\\ud800"}\n', "a.jsonl, line 2 holds half of a character"),
+        ("a.json", '[{"text": "\\ud83d\\ude00"}, {"text": ["\\ude00"]}]', "a.json, line 2 holds half of a character"),
+        ("a.jsonl", '{"text": ' + "9" * 5000 + "}", "line 1 is not valid JSON: a number has too many digits"),
         ("a.jsonl", '{"text": "a"}\n' + "[" * 100_000 + "\n", "line 2 is not valid JSON: it is nested too deeply"),
         ("a.json", '[{"text": "a"},\n {"text": "b"},\n {"text" "c"}]', "a.json, line 3 is not valid JSON"),
         ("a.json", '[{"text": "a"}, 7]', "a.json, line 2: expected an object with named columns, found a number"),
@@ -151,3 +154,20 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path):
     (folder / "rows.json").symlink_to(secret)
     with pytest.raises(DataError, match="leads out of the folder"):
         find_files(folder)
+
+
+def test_a_link_is_read_by_its_own_name(tmp_path):
+    blob = tmp_path / "0a1b2c"
+    blob.write_text('{"text": "a"}\n', encoding="utf-8")
+    link = tmp_path / "rows.jsonl"
+    link.symlink_to(blob)
+    (files,) = find_files(link).values()
+    assert [row.values for row in read_rows(files[0])] == [{"text": "a"}]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_named(tmp_path, encoding):
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(('\ufeff{"text": "a"}\n').encode(encoding))
+    with pytest.raises(DataError, match="it is UTF-16"):
+        list(read_rows(file))

@@ -78,6 +78,10 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
 def test_a_call_starts_the_worker_and_brings_its_answer(worker: Worker) -> None:
     assert worker.pid is None
     assert worker.call("echo", text="Zeile\n✓", number=1.5, nothing=None) == {"text": "Zeile\n✓", "number": 1.5, "nothing": None}
+
+
+def test_half_a_character_passes_the_protocol(worker: Worker) -> None:
+    assert worker.call("echo", text="\ud800") == {"text": "\ud800"}
     assert worker.pid == worker.call("pid")
 
 

@@ -224,3 +224,12 @@ def test_hub_models_load_through_a_mirror_with_its_token_and_later_offline(tiny_
 
 def test_gated_is_a_class_of_its_own() -> None:
     assert issubclass(GatedModel, ModelError)
+
+
+def test_a_link_to_a_gguf_is_known_by_its_own_name(tmp_path: Path, home: StudioHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As hub caches keep one: the file itself is named by its checksum."""
+    (tmp_path / "0a1b2c").write_bytes(b"GGUF")
+    link = tmp_path / "model.gguf"
+    link.symlink_to(tmp_path / "0a1b2c")
+    monkeypatch.setattr("studio.models.gguf.convert_cached", lambda source, home: source)
+    assert resolve_model(str(link), home) == link

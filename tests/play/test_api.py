@@ -19,6 +19,7 @@ from studio.core.errors import RunNotFound
 from studio.core.paths import StudioHome
 from studio.core.spec import RunSpec
 
+HALF_A_CHARACTER = rb'{"model": "base", "messages": [{"role": "user", "content": "\ud800"}]}'
 ASKED = [{"role": "user", "content": "Count the words."}]
 
 
@@ -90,6 +91,7 @@ def test_a_page_in_a_browser_cannot_ask_in_passing(server):
     [
         ({}, b"{}", 400, "Content-Type"),
         ({"Content-Type": "application/json"}, b"[" * 200_000, 400, "no JSON"),
+        ({"Content-Type": "application/json"}, HALF_A_CHARACTER, 400, "half of a character"),
         ({"Content-Type": "application/json", "Content-Length": "abc"}, b"", 400, "Content-Length"),
         ({"Content-Type": "application/json", "Content-Length": "9" * 5000}, b"", 400, "Content-Length"),
     ],

@@ -67,3 +67,18 @@ def test_a_turn_that_is_gone_is_named():
 def test_files_that_hold_no_conversation_are_named(text, named):
     with pytest.raises(PlayError, match=named):
         Conversation.from_json(text)
+
+
+@pytest.mark.parametrize("number", ["1e400", '"nonsense"', "NaN", "9" * 5000])
+@pytest.mark.parametrize("key", ["tokens", "seconds"])
+def test_numbers_that_are_none_are_damage(key, number):
+    answers = {"base": {"text": "a", key: 123456}}
+    data = {"peft_studio_conversation": 1, "system": "", "panes": [BASE], "turns": [{"user": "q", "answers": answers}]}
+    text = json.dumps(data).replace("123456", number)
+    with pytest.raises(PlayError, match=r"damaged|no JSON"):
+        Conversation.from_json(text)
+
+
+def test_nesting_without_end_is_no_conversation():
+    with pytest.raises(PlayError, match="no JSON"):
+        Conversation.from_json("[" * 200_000)
