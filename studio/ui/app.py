@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 
 import gradio as gr
@@ -12,6 +11,7 @@ from starlette.middleware import Middleware
 from studio import __version__
 from studio.core.errors import SetupError
 from studio.core.paths import ASSETS, StudioHome
+from studio.core.ports import check_port, port_in_use
 from studio.core.units import show_bytes
 from studio.jobs import store
 from studio.jobs.queue import QueueThread
@@ -87,10 +87,10 @@ def short_path(path: Path) -> str:
 
 def serve(home: StudioHome, host: str = "127.0.0.1", port: int = 7860, open_browser: bool = True) -> None:
     """Serve until interrupted. Raises SetupError for a port in use or an open address without a password."""
+    check_port(host, port)
     password = os.environ.get("PEFT_STUDIO_PASSWORD", "")
     if host not in LOOPBACK and not password:
         raise SetupError(f"{host} can be reached by others, and no password is set.", "Set PEFT_STUDIO_PASSWORD, or serve on 127.0.0.1.")
-    _check_port(host, port)
     studio = Studio(home)
     queue = QueueThread(home)
     queue.start()
@@ -102,17 +102,11 @@ def serve(home: StudioHome, host: str = "127.0.0.1", port: int = 7860, open_brow
             auth=("studio", password) if password else None, max_file_size="500mb", strict_cors=True, state_session_capacity=SESSIONS,
             allowed_paths=[str(home.root / "exports")], app_kwargs={"middleware": [Middleware(KeptAssets)]},
         )  # fmt: skip
+    except OSError as error:
+        if "port" not in str(error):
+            raise
+        # Somebody took it since it was looked at, for example a second studio started at the same moment.
+        raise port_in_use(host, port, "Address already in use") from error
     finally:
         queue.stop()
         studio.close()
-
-
-def _check_port(host: str, port: int) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise SetupError(
-                f"Port {port} on {host} cannot be used: {error.strerror}.", f"Name another, for example --port {port + 1}."
-            ) from error
