@@ -138,7 +138,8 @@ def make_field(path: str, info: FieldInfo, options: dict[str, Any]) -> FormField
             widget, lambda text: text if text in choices else read_list(text), lambda v: v if isinstance(v, str) else ", ".join(v)
         )
     if kind == "bool":
-        return FormField(gr.Checkbox(value=default, **options), _same, _same)
+        # theme.css gives the class its width: gradio's page leaves out a checkbox's min_width (seen with gradio 6.31).
+        return FormField(gr.Checkbox(value=default, elem_classes="checkbox-field", **options), _same, _same)
     if kind == "int":
         return FormField(gr.Number(value=default, **options), read_number, _same)
     if kind == "float":
