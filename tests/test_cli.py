@@ -107,6 +107,26 @@ def test_without_a_verb_it_serves(arguments: list[str], home: StudioHome, monkey
     assert browser == ("--no-browser" not in arguments)
 
 
+def test_the_address_is_in_the_output_as_soon_as_it_answers_also_in_a_file(home: StudioHome, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    said = tmp_path / "said.txt"
+    with said.open("wb") as file:
+        command = [sys.executable, "-m", "studio", "serve", "--no-browser", "--port", str(port), "--home", str(home.root)]
+        server = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + 90
+        while "PEFT Studio:" not in said.read_text() and server.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert f"PEFT Studio: http://127.0.0.1:{port}\n" in said.read_text()
+        socket.create_connection(("127.0.0.1", port), timeout=10).close()
+        server.send_signal(signal.SIGINT)
+        server.wait(30)
+    finally:
+        server.kill()
+        server.wait()
+
+
 def test_a_port_in_use_is_one_sentence(home: StudioHome, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["serve", "--port", str(taken.getsockname()[1]), "--no-browser"]) == 1

@@ -96,12 +96,16 @@ def serve(home: StudioHome, host: str = "127.0.0.1", port: int = 7860, open_brow
     queue.start()
     css = "".join((ASSETS / name).read_text(encoding="utf-8") for name in STYLE_SHEETS) + card_css()
     try:
-        build_page(studio).queue(default_concurrency_limit=8).launch(
+        page = build_page(studio).queue(default_concurrency_limit=8)
+        page.launch(
             server_name=host, server_port=port, inbrowser=open_browser, share=False, quiet=True, show_error=True, ssr_mode=False, pwa=True,
-            favicon_path=str(ASSETS / "logo.svg"), theme=studio_theme(), css=css, footer_links=[], prevent_thread_lock=False,
+            favicon_path=str(ASSETS / "logo.svg"), theme=studio_theme(), css=css, footer_links=[], prevent_thread_lock=True,
             auth=("studio", password) if password else None, max_file_size="500mb", strict_cors=True, state_session_capacity=SESSIONS,
             allowed_paths=[str(home.root / "exports")], app_kwargs={"middleware": [Middleware(KeptAssets)]},
         )  # fmt: skip
+        # Flushed: where the output goes to a file or a pipe, the address must be there while the studio runs.
+        print(f"PEFT Studio: http://{f'[{host}]' if ':' in host else host}:{page.server_port}", flush=True)
+        page.block_thread()
     except OSError as error:
         if "port" not in str(error):
             raise
