@@ -58,6 +58,7 @@ def read_checked_spec(source: str, changes: list[str]) -> RunSpec:
 
 def plan_run(spec: RunSpec, home: StudioHome) -> dict[str, Any]:
     """The plan as JSON. Raises SpecError where the settings do not fit the model."""
+    from studio.data.measured import measured_size
     from studio.models.hardware import detect_hardware
     from studio.models.plan import check, make_plan
     from studio.models.shape import find_shape
@@ -66,7 +67,7 @@ def plan_run(spec: RunSpec, home: StudioHome) -> dict[str, Any]:
     problems = check(spec, shape)
     if problems:
         raise SpecError(problems)
-    return make_plan(spec, shape, detect_hardware()).to_json()
+    return make_plan(spec, shape, detect_hardware(), measured_size(home, spec)).to_json()
 
 
 def run_train(options: argparse.Namespace, home: StudioHome) -> int:

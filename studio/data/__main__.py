@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from studio.core.errors import SpecError
+from studio.core.errors import DataError, SpecError
 from studio.core.paths import StudioHome
 from studio.core.protocol import Call, serve
 from studio.core.spec import ModelSpec, RunSpec
@@ -27,13 +27,20 @@ def main() -> None:
 
 def make_handler(home: StudioHome) -> Any:
     """The verb's handler. Heavy imports wait until the first call, so that the worker answers its start at once."""
+    from studio.data.measured import remember
     from studio.data.preview import Previewer
 
     previewer = Previewer(home, lambda model: _load_tokenizer(model, home))
 
     def preview(call: Call) -> dict[str, Any]:
         spec = _parse(call.args)
-        return previewer.preview(spec.data, spec.model, spec.training, partial(call.emit, "progress")).to_json()
+        try:
+            found = previewer.preview(spec.data, spec.model, spec.training, partial(call.emit, "progress")).to_json()
+        except DataError as error:
+            remember(home, spec, {"problem": error.to_json()})
+            raise
+        remember(home, spec, found)
+        return found
 
     return preview
 

@@ -20,10 +20,11 @@ from studio.core.paths import StudioHome
 from studio.core.spec import DataSpec, ModelSpec, TrainingSpec
 from studio.data.detect import detect_layout
 from studio.data.examples import Example
-from studio.data.format import encode_examples, label_row, tokenize_examples
+from studio.data.format import NOT_TRAINED, Encoded, encode_examples, label_row, tokenize_examples
 from studio.data.load import LoadedData, first_rows, load_data
 from studio.data.read import find_files
 from studio.data.source import open_source
+from studio.models.sizes import DataSize
 
 SHOWN_ROWS = 5
 SHOWN_CHARACTERS = 1000
@@ -48,8 +49,9 @@ class LengthHistogram:
 @dataclass(frozen=True)
 class DataPreview:
     """`rows` are the first ones, long texts shortened; `columns` maps roles to columns, `all_columns` are those there are. `counts` are
-    DataReport's plus too_long (dropped) and cut. `sample` is the first training example as [text, trained on] per token, `prompt` the text
-    the playground sends for it. A `problem` is StudioError.to_json() of what kept the rest from being known."""
+    DataReport's plus too_long (dropped) and cut; `size` is a DataSize's JSON, for the plan. `sample` is the first training example as
+    [text, trained on] per token, `prompt` the text the playground sends for it. A `problem` is StudioError.to_json() of what kept the
+    rest from being known."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     all_columns: list[str] = field(default_factory=list)
@@ -59,6 +61,7 @@ class DataPreview:
     fingerprint: str = ""
     measured: int = 0
     lengths: LengthHistogram | None = None
+    size: dict[str, Any] | None = None
     sample: list[tuple[str, bool]] = field(default_factory=list)
     sample_place: str = ""
     prompt: str = ""
@@ -134,11 +137,26 @@ def describe_tokens(loaded: LoadedData, tokenizer: Any, training: TrainingSpec) 
         "counts": {**loaded.report.to_json(), "too_long": encoded.dropped, "cut": encoded.cut},
         "measured": len(measured),
         "lengths": measure_lengths(encoded.lengths),
+        "size": _size(loaded, encoded, len(measured)).to_json() if encoded.rows else None,
         "sample": show_tokens(example, tokenizer, training),
         "sample_place": example.place,
         "prompt": show_prompt(example, tokenizer),
         "problem": None if encoded.rows else _all_too_long(len(measured), training.max_length).to_json(),
     }
+
+
+def _size(loaded: LoadedData, encoded: Encoded, measured: int) -> DataSize:
+    """What a plan needs: the rows that are left of all, and the lengths of the first `measured`."""
+    lengths = [len(row.ids) for row in encoded.rows]
+    labelled = sum(label != NOT_TRAINED for row in encoded.rows for label in row.labels)
+    return DataSize(
+        rows=round(len(loaded.train) * len(lengths) / measured),
+        held_out_rows=len(loaded.held_out),
+        mean_tokens=sum(lengths) / len(lengths),
+        longest_tokens=max(lengths),
+        labelled_share=labelled / sum(lengths),
+        source="measured" if measured == len(loaded.train) else f"measured on the first {measured:,}",
+    )
 
 
 def _shown_example(examples: list[Example], lengths: list[int], max_length: int) -> Example:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from studio.core.errors import StudioError
 from studio.ui import markup
 from studio.ui.form import Form
 from studio.ui.guard import guarded
@@ -34,7 +35,10 @@ def build(source: gr.Dropdown) -> DataPanel:
 def wire(studio: Studio, form: Form, panel: DataPanel) -> None:
     def look(values: dict[Any, Any]) -> str:
         data = form.spec_data(values)
-        return preview_html(studio.data.call("preview", data=data["data"], model=data["model"], training=data["training"]))
+        try:
+            return preview_html(studio.data.call("preview", data=data["data"], model=data["model"], training=data["training"]))
+        except StudioError as error:  # in place of an older preview, which is of other data
+            return markup.notice(f"{error.message}\n{error.hint}".strip(), "bad", "The dataset could not be read.")
 
     def upload(path: str) -> dict[str, Any]:
         saved = str(studio.save_upload(path))

@@ -20,8 +20,11 @@ def problems_html(problems: list[str]) -> str:
     return f'<div class="notice bad" role="alert"><b>This cannot run yet</b><ul>{items}</ul></div>'
 
 
-def plan_html(plan: Plan, families: Sequence[FamilyComparison] = ()) -> str:
-    """Figures, verdict, memory by part against the device, the other methods at the same settings, and what each of them adds."""
+def plan_html(plan: Plan, families: Sequence[FamilyComparison] = (), data_problem: str = "") -> str:
+    """Figures, verdict, memory by part against the device, the other methods at the same settings, and what each of them adds.
+
+    `data_problem` is why the data cannot be used, as they were last looked at: it takes the verdict's place.
+    """
     duration = plan.duration
     figures = markup.stats([
         markup.stat("trained", show_count(plan.trainable_parameters),
@@ -31,6 +34,8 @@ def plan_html(plan: Plan, families: Sequence[FamilyComparison] = ()) -> str:
         markup.stat("adapter on disk", show_bytes(plan.adapter_file_bytes), "in fp32"),
     ])  # fmt: skip
     verdict = markup.notice(plan.verdict.sentence, LEVEL_KINDS[plan.verdict.level], LEVEL_WORDS[plan.verdict.level])
+    if data_problem:
+        verdict = markup.notice(data_problem, "bad", "The dataset cannot be used like this.")
     advice = "".join(markup.notice(text) for text in plan.advice)
     cards = families_html(families) if families else ""
     return figures + verdict + _memory(plan) + advice + _alternatives(plan) + cards + _assumptions(plan)

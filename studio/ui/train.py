@@ -14,6 +14,7 @@ import gradio as gr
 from studio.core.catalog import load_preset, preset_names
 from studio.core.errors import SpecError, StudioError
 from studio.core.spec import RunSpec
+from studio.data.measured import measured_problem, measured_size
 from studio.importing import YAML_SUFFIXES, Imported, read_settings
 from studio.jobs import runner, store
 from studio.methods import get_method
@@ -67,7 +68,7 @@ def build(studio: Studio) -> TrainTab:
     kept = gr.BrowserState({}, storage_key="peft-studio-form", secret="peft-studio")
     _wire_filling(form, groups, preset, (load, imported))
     _wire_keeping(form, groups, preset, kept)
-    _wire_plan(studio, form, kept, (plan, spec))
+    _wire_plan(studio, form, kept, (plan, spec, data.view))
     data_panel.wire(studio, form, data)
 
     def begin(values: dict[Any, Any]) -> str:
@@ -152,15 +153,15 @@ def _training_section(form: Form) -> None:
             form.field(f"training.{name}")
 
 
-def _wire_plan(studio: Studio, form: Form, kept: gr.BrowserState, shown: tuple[Any, Any]) -> None:
-    """The plan follows every change, and the browser keeps it; where changes come faster than plans, the last one counts."""
-    plan, spec = shown
+def _wire_plan(studio: Studio, form: Form, kept: gr.BrowserState, shown: tuple[Any, Any, Any]) -> None:
+    """The plan follows every change and look at the data; the browser keeps what is typed. Of changes faster than plans the last counts."""
+    plan, spec, preview = shown
 
     def show_plan(values: dict[Any, Any]) -> dict[Any, Any]:
         data = form.spec_data(values)
         return {plan: plan_html(studio, data), spec: spec_view.spec_html(data), kept: form.typed(values)}
 
-    changes = [field.widget.change for field in form.fields.values()]
+    changes = [preview.change, *(field.widget.change for field in form.fields.values())]
     gr.on(changes, guarded(show_plan), form.widgets, [plan, spec, kept], show_progress="hidden", trigger_mode="always_last",
           concurrency_limit=4)  # fmt: skip
 
@@ -233,7 +234,8 @@ def plan_html(studio: Studio, data: dict[str, Any]) -> str:
         problems = check(spec, shape)
         if problems:
             return plan_panel.problems_html(problems)
-        return plan_panel.plan_html(make_plan(spec, shape, studio.hardware), compare_families(spec, shape, studio.hardware))
+        plan = make_plan(spec, shape, studio.hardware, measured_size(studio.home, spec))
+        return plan_panel.plan_html(plan, compare_families(spec, shape, studio.hardware), measured_problem(studio.home, spec))
     except SpecError as error:
         return plan_panel.problems_html(error.problems)
     except StudioError as error:
@@ -247,4 +249,4 @@ def check_all(studio: Studio, data: dict[str, Any]) -> tuple[RunSpec, dict[str, 
     problems = check(spec, shape)
     if problems:
         raise SpecError(problems)
-    return spec, make_plan(spec, shape, studio.hardware).to_json()
+    return spec, make_plan(spec, shape, studio.hardware, measured_size(studio.home, spec)).to_json()

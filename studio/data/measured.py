@@ -1,0 +1,75 @@
+"""What the last preview found of a dataset, kept for the plan: how many rows of what length, or why it cannot be used.
+
+Kept in the home's cache by dataset, model and the times of the files, so a file that was edited is assumed anew. Of a folder only the
+files directly inside are looked at: a plan is made at every keystroke.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from studio.core.files import read_json, write_json
+from studio.core.paths import StudioHome
+from studio.core.spec import RunSpec
+from studio.models.sizes import DataSize
+
+
+def remember(home: StudioHome, spec: RunSpec, preview: dict[str, Any]) -> None:
+    """Keep a DataPreview's JSON, as far as a plan needs it. What was not the data's fault, such as a missing tokenizer, is not kept."""
+    size, problem = preview.get("size"), preview.get("problem")
+    if problem and problem["error"] != "DataError":
+        return
+    longest = (preview.get("lengths") or {}).get("longest", 0)
+    asked = spec.training.model_dump(include={"max_length", "too_long", "loss_on"})
+    write_json(_file(home, spec), {"size": size, "problem": problem, "longest": longest, **asked})
+
+
+def measured_size(home: StudioHome, spec: RunSpec) -> DataSize | None:
+    """The size of the run's data as the last preview measured it, or None. At another maximum length it says at which it was measured."""
+    found, training = read_json(_file(home, spec)), spec.training
+    if not found or not found["size"] or (found["loss_on"], training.loss_on) == ("all", "answer"):
+        return None
+    size = DataSize(**found["size"])
+    if training.loss_on == "all":
+        size = replace(size, labelled_share=1.0)
+    if _same_rows(found, spec) or found["longest"] <= min(training.max_length, found["max_length"]):
+        return size
+    return replace(
+        size,
+        mean_tokens=min(size.mean_tokens, training.max_length),
+        longest_tokens=min(found["longest"], training.max_length),
+        source=f"{size.source} at a length of at most {found['max_length']:,} tokens: look at the data again",
+    )
+
+
+def measured_problem(home: StudioHome, spec: RunSpec) -> str:
+    """Why the data could not be used when last looked at, with the advice; '' where nothing is known against them."""
+    found = read_json(_file(home, spec))
+    if not found or not found["problem"] or not _same_rows(found, spec):
+        return ""
+    return f"{found['problem']['message']}\n{found['problem']['hint']}".strip()
+
+
+def _same_rows(found: dict[str, Any], spec: RunSpec) -> bool:
+    """Rows were dropped and cut as this run drops and cuts them."""
+    return (found["max_length"], found["too_long"]) == (spec.training.max_length, spec.training.too_long)
+
+
+def _file(home: StudioHome, spec: RunSpec) -> Path:
+    about = [spec.data.model_dump(mode="json"), spec.model.id, spec.model.revision, _times(spec.data.source)]
+    return home.cache / "measured-data" / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]}.json"
+
+
+def _times(source: str) -> list[tuple[str, int, int]]:
+    """Name, size and time of the file at a path, or of the files in the folder; none for any other source."""
+    try:
+        path = Path(source).expanduser()
+        files = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
+        stats = [(file.name, file.stat()) for file in files]
+    except (OSError, RuntimeError, ValueError):  # half a path is typed, or nobody's home
+        return []
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]

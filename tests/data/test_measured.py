@@ -1,0 +1,81 @@
+"""A preview's figures reach the plan, for as long as they are of these files and settings."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from studio.core.errors import DataError, ModelNotFound
+from studio.core.spec import RunSpec
+from studio.data import measured
+from studio.data.format import NOT_TRAINED, encode_examples
+from studio.data.load import load_data
+from studio.data.preview import Previewer
+
+
+def rows(count):
+    return [{"prompt": f"Return {index}.", "completion": f"def total(): return {index}\n" * (index + 1)} for index in range(count)]
+
+
+def spec_of(path, **training):
+    return RunSpec.parse({"data": {"source": str(path)}, "training": training})
+
+
+@pytest.fixture
+def look(home, tokenizer):
+    previewer = Previewer(home, lambda model: tokenizer)
+
+    def preview(spec):
+        found = previewer.preview(spec.data, spec.model, spec.training, lambda text: None).to_json()
+        measured.remember(home, spec, found)
+        return found
+
+    return preview
+
+
+def test_the_size_is_that_of_the_rows_trained_on(look, home, write_rows, tokenizer):
+    spec = spec_of(write_rows(rows(30)), max_length=100)
+    assert measured.measured_size(home, spec) is None
+    look(spec)
+    loaded = load_data(spec.data, home)
+    encoded = encode_examples(loaded.train, tokenizer, spec.training)
+    assert encoded.dropped
+    size = measured.measured_size(home, spec)
+    tokens = sum(len(row.ids) for row in encoded.rows)
+    labelled = sum(label != NOT_TRAINED for row in encoded.rows for label in row.labels)
+    assert (size.rows, size.held_out_rows, size.source) == (len(encoded.rows), len(loaded.held_out), "measured")
+    assert size.mean_tokens == pytest.approx(tokens / len(encoded.rows))
+    assert size.longest_tokens == max(len(row.ids) for row in encoded.rows)
+    assert size.labelled_share == pytest.approx(labelled / tokens)
+
+
+def test_what_changes_the_rows_is_said_or_assumed_anew(look, home, write_rows):
+    path = write_rows(rows(10))
+    look(spec_of(path, max_length=4000))
+    assert measured.measured_size(home, spec_of(path, max_length=3000)).source == "measured"
+    shorter = measured.measured_size(home, spec_of(path, max_length=20))
+    assert shorter.longest_tokens == 20
+    assert "at most 4,000 tokens" in shorter.source
+    assert measured.measured_size(home, spec_of(path, max_length=4000, loss_on="all")).labelled_share == 1
+    os.utime(path, (1, 1))
+    assert measured.measured_size(home, spec_of(path, max_length=4000)) is None
+
+
+def test_a_problem_of_the_data_is_kept_until_they_change_and_one_of_the_model_is_not(home, look, write_rows):
+    path = write_rows(rows(10))
+    spec = spec_of(path, max_length=8)
+    assert look(spec)["problem"]
+    assert "None of the" in measured.measured_problem(home, spec)
+    assert measured.measured_problem(home, spec_of(path, max_length=500)) == ""
+    measured.remember(home, spec, {"problem": DataError("Line 3 is no JSON.", "Mend it.").to_json()})
+    assert measured.measured_problem(home, spec) == "Line 3 is no JSON.\nMend it."
+    measured.remember(home, spec, {"problem": ModelNotFound("No such model.").to_json()})
+    assert "Line 3" in measured.measured_problem(home, spec)
+    os.utime(path, (1, 1))
+    assert measured.measured_problem(home, spec) == ""
+
+
+@pytest.mark.parametrize("source", ["", "~nobody/x", "/", "a\0b", "x" * 5000])
+def test_half_a_path_has_no_times_and_no_traceback(source):
+    assert isinstance(measured._times(source), list)
