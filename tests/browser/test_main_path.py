@@ -96,6 +96,23 @@ def test_dataset_is_shown_as_the_model_sees_it(page: Page) -> None:
     assert "```python" in preview.locator(".tokens .trained").all_inner_texts()[0] + preview.locator(".tokens").inner_text()
 
 
+def test_the_plan_follows_a_look_at_the_data(page: Page, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"prompt": "Say {n}.", "completion": "The word {n}."}}\n' for n in range(20)), encoding="utf-8")
+    box = page.locator("#dataset input")
+    box.fill(str(rows))
+    box.press("Enter")
+    plan = page.locator("#plan")
+    expect(plan).to_contain_text("the data have not been read yet", timeout=30_000)
+    page.locator("#look-button").click()
+    expect(plan).to_contain_text("18 rows of", timeout=60_000)
+    expect(plan).to_contain_text("(measured)")
+    rows.write_text("no JSON\n", encoding="utf-8")
+    page.locator("#look-button").click()
+    expect(plan.locator(".notice.bad")).to_contain_text("The dataset cannot be used like this.", timeout=60_000)
+    expect(plan).not_to_contain_text("It fits.")
+
+
 def test_lecture_plan_shows_without_a_hub(page: Page) -> None:
     page.get_by_label("Start from").click()
     page.get_by_role("option", name="lecture").click()
