@@ -62,6 +62,8 @@ class Plan:
     hardware: Hardware
     alternatives: tuple[Alternative, ...]
     advice: tuple[str, ...]
+    alternatives_note: str = ""
+    """What would surprise in the alternatives, explained; '' where nothing does."""
 
     @property
     def total_parameters(self) -> int:
@@ -107,6 +109,7 @@ def make_plan(spec: RunSpec, shape: ModelShape, hardware: Hardware, rows: DataSi
         hardware=hardware,
         alternatives=_alternatives(spec, shape, hardware, size),
         advice=tuple(method.advice(spec)),
+        alternatives_note=explain_larger_qlora(spec, shape, hardware, size),
     )
 
 
@@ -172,6 +175,24 @@ def _alternatives(spec: RunSpec, shape: ModelShape, hardware: Hardware, size: Da
             )
         )
     return tuple(found)
+
+
+def explain_larger_qlora(spec: RunSpec, shape: ModelShape, hardware: Hardware, size: DataSize) -> str:
+    """Why QLoRA takes more memory than LoRA here, with the figures; '' where it does not.
+
+    On a CPU LoRA over an unquantized base shares its inputs among layers, over 4 bits it cannot (memory._lora_bytes).
+    """
+    plain, held = (
+        {part.name: part.bytes for part in plan_memory(other_family(spec, family), shape, hardware, size)} for family in ("lora", "qlora")
+    )
+    kept = held["activations"] - plain["activations"]
+    if sum(held.values()) <= sum(plain.values()) or plain["weights"] <= held["weights"] or kept <= 0:
+        return ""
+    return (
+        f"QLoRA takes more than LoRA here: 4 bits shrink the weights from {show_bytes(plain['weights'])} to {show_bytes(held['weights'])} "
+        f"(embeddings are not quantized), but over 4 bits layers that read the same input each keep a copy of it, {show_bytes(kept)} more. "
+        "It pays off with a larger model or a smaller batch."
+    )
 
 
 def other_family(spec: RunSpec, family: str) -> RunSpec:

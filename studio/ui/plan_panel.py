@@ -56,7 +56,8 @@ def _memory(plan: Plan) -> str:
 def _alternatives(plan: Plan) -> str:
     rows = "".join(_alternative(item) for item in plan.alternatives)
     head = "<tr><th>the same run with</th><th>trained</th><th>memory</th><th>time</th></tr>"
-    return f'<div class="table-wrap"><table class="plain alternatives"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+    note = f'<p class="how">{markup.escape(plan.alternatives_note)}</p>' if plan.alternatives_note else ""
+    return f'<div class="table-wrap"><table class="plain alternatives"><thead>{head}</thead><tbody>{rows}</tbody></table></div>{note}'
 
 
 def _alternative(item: Alternative) -> str:

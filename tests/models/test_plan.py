@@ -219,3 +219,19 @@ def test_planning_needs_no_torch() -> None:
         "print([name for name in ('torch', 'transformers', 'peft', 'datasets', 'numpy') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "training", "larger"),
+    [("starter", "cpu", {}, True), ("starter", "cuda", {}, False), ("starter", "cpu", {"batch_size": 1}, False),
+     ("LLaMA-65B", "cpu", {}, False)],
+    ids=str,
+)  # fmt: skip
+def test_a_qlora_larger_than_lora_is_explained_and_only_then(model: str, device: str, training: dict[str, Any], larger: bool) -> None:
+    spec = RunSpec.parse({"model": {"id": model}, "training": {"batch_size": 8, "max_length": 384, **training}})
+    plan = make_plan(spec, shape_of(model), machine(200 * GB, device))
+    memory = {other.family: other.memory_bytes for other in plan.alternatives}
+    assert (memory["qlora"] > memory["lora"]) is larger
+    assert bool(plan.alternatives_note) is larger
+    if larger:
+        assert "from 269 MB to 111 MB" in plan.alternatives_note
