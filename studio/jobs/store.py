@@ -197,12 +197,14 @@ _summaries = _SummaryCache()
 
 
 def _summarize(paths: RunPaths) -> RunSummary:
-    spec = read_json(paths.spec) or {}
+    settings = read_json(paths.spec)
+    spec = settings or {}
     notes, progress, result = read_notes(paths), read_progress(paths), read_result(paths)
+    status = result.status if result else read_status(paths)
     return RunSummary(
         id=paths.id,
         name=notes.name or str(spec.get("name") or paths.id),
-        status=result.status if result else read_status(paths),
+        status=RunStatus.UNREADABLE if settings is None and status.is_over else status,
         created=read_created(paths),
         family=_text(spec, "method", "family"),
         model=_text(spec, "model", "id"),

@@ -49,7 +49,7 @@ def _bar(count: int, compared: Sequence[str]) -> str:
 
 def _row(run: RunSummary, selected: bool, compared: bool) -> str:
     run_id, name = markup.escape(run.id), markup.escape(run.name)
-    facts = f"{FAMILY_TITLES.get(run.family, run.family)} · {run.created:%d %b %H:%M}"
+    facts = " · ".join(filter(None, (FAMILY_TITLES.get(run.family, run.family), f"{run.created:%d %b %H:%M}")))
     tags = "".join(f"<i>{markup.escape(tag)}</i>" for tag in run.tags[:3])
     return (
         f'<div class="run-line{" selected" if selected else ""}{" compared" if compared else ""}" role="listitem">'

@@ -111,6 +111,8 @@ def test_one_broken_run_does_not_hide_the_others(home: StudioHome, paths: RunPat
     (home.runs / "20260102-030407-no-spec").mkdir()
     (home.runs / ".hidden").mkdir()
     assert [run.id for run in list_runs(home)] == [broken.id, RUN]
+    write_json(broken.result, RunResult(RunStatus.FINISHED).to_json())
+    assert [run.status for run in list_runs(home)] == [RunStatus.UNREADABLE, RunStatus.QUEUED]
     with pytest.raises(RunError, match="cannot be read"):
         read_run(home, broken.id)
 
