@@ -12,12 +12,18 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from studio import __version__
-from studio.cli import analysis, api, chat, compare, export, importing, methods, plan, runs, serve, train
-from studio.cli.output import print_json, say
-from studio.core.errors import StudioError, from_os_error
-from studio.core.paths import StudioHome
-from studio.core.protocol import describe_exception
+try:
+    from studio import __version__
+    from studio.cli import analysis, api, chat, compare, export, importing, methods, plan, runs, serve, train
+    from studio.cli.output import print_json, say
+    from studio.core.errors import StudioError, from_os_error
+    from studio.core.paths import StudioHome
+    from studio.core.protocol import describe_exception
+except ModuleNotFoundError as missing:
+    if str(missing.name).split(".")[0] == "studio":
+        raise
+    advice = "Run .venv/bin/python -m studio ..., or python3 launch.py, which sets them up."
+    sys.exit(f"PEFT Studio's packages are not in this Python (it has no {missing.name}). {advice}")
 
 EXAMPLES = """\
 examples:

@@ -73,11 +73,15 @@ def read_settings(path: Path) -> Imported:
 def _read(path: Path) -> dict[str, Any]:
     import yaml
 
+    if not path.is_file():
+        raise SpecError([f"There is no file {path}."])
     try:
         if path.stat().st_size > MAX_BYTES:
             raise SpecError([f"{path.name} is too large to be a training configuration."])
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
+        raise SpecError([f"{path.name} is not UTF-8 text, so it is no YAML."]) from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise SpecError([f"{path.name} cannot be read as YAML: {str(error).splitlines()[0]}."]) from error
     if not isinstance(settings, dict):
         raise SpecError([f"{path.name} holds no settings."])

@@ -126,3 +126,12 @@ def test_the_command_line_writes_a_spec_once(tmp_path: Path, capsys: pytest.Capt
     assert "sample_packing: True has no counterpart" in capsys.readouterr().err
     assert RunSpec.parse(json.loads((tmp_path / "spec.json").read_text())).method.family == "lora"
     assert main(arguments) == 1
+
+
+def test_what_is_no_file_and_what_is_no_text_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(bytes(range(256)))
+    (tmp_path / "nul.yaml").write_bytes(b"a: \0")
+    (tmp_path / "deep.yaml").write_text("[" * 100_000, encoding="utf-8")
+    for name, told in (("none", "There is no file"), ("binary", "not UTF-8"), ("nul", "not UTF-8"), ("deep", "cannot be read as YAML")):
+        with pytest.raises(SpecError, match=told):
+            import_config(tmp_path / f"{name}.yaml")

@@ -353,3 +353,9 @@ def test_lint_tests_and_starter_each_can_fail_the_test_command(
     assert [command[0] for command in seen] == started
     if "pytest" in started:
         assert seen[-1] == ["pytest", "-m", "not real", "tests/core"]
+
+
+def test_a_python_without_the_packages_is_told_in_a_sentence() -> None:
+    asked = subprocess.run([sys.executable, "-S", "-m", "studio", "runs"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert asked.returncode == 1 and asked.stderr.startswith("PEFT Studio's packages are not in this Python")
+    assert "Traceback" not in asked.stderr and "python3 launch.py" in asked.stderr

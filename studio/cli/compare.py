@@ -80,9 +80,10 @@ def base_and_adapted(answer: dict[str, Any]) -> dict[str, str]:
 
 
 def run_compare(options: argparse.Namespace, home: StudioHome) -> int:
+    sampling = read_sampling(options)
     sources = read_named_sources(options, home)
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
-    loaded, (answer,) = answer_prompts(home, sources, [prompt], read_sampling(options), options.strength)
+    loaded, (answer,) = answer_prompts(home, sources, [prompt], sampling, options.strength)
     if options.json:
         run = next((pane.id.removeprefix(RUN) for pane in sources.panes if pane.id.startswith(RUN)), None)
         print_json({"run": run, "model": sources.load["model"]["id"], "loaded": loaded, **base_and_adapted(answer), **answer})

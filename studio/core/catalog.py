@@ -100,7 +100,10 @@ def read_spec(source: str) -> dict[str, object]:
     """A spec as plain data from a preset's name or a JSON file's path. Raises SpecError."""
     if source in preset_names():
         return load_preset(source)
-    data = read_json(Path(source).expanduser())
+    path = Path(source).expanduser()
+    data = read_json(path)
+    if data is None and path.is_file():
+        raise SpecError([f"{path.name} is no JSON object, so no spec of the studio."])
     if data is None:
         raise SpecError([f"{source!r} is neither a preset ({', '.join(preset_names())}) nor a readable JSON file."])
     return data

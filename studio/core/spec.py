@@ -6,6 +6,7 @@ form, of spec.json, of `--set key=value` and of assets/help; each field's help i
 
 from __future__ import annotations
 
+import difflib
 import json
 from typing import Annotated, Any, Literal, Union
 
@@ -15,6 +16,7 @@ from studio.core.errors import SpecError
 
 Family = Literal["lora", "qlora", "adapter", "prefix"]
 Quantization = Literal["auto", "none", "int8", "nf4", "fp4"]
+COLUMN_ROLES = ("prompt", "completion", "instruction", "input", "output", "messages", "text", "system")
 
 # Where learning_rate is left out. LoRA: facts measured by many (about ten times full fine-tuning); prefix: PEFT's method comparison,
 # where 1e-3 learns next to nothing and 5e-3 does.
@@ -51,10 +53,7 @@ class DataSpec(Part):
     split: str = "train"
     format: Literal["auto", "prompt_completion", "alpaca", "messages", "text"] = "auto"
     columns: dict[str, str] = Field(default_factory=dict)
-    """Role -> column name, where the detected mapping is corrected.
-
-    Roles: prompt, completion, instruction, input, output, messages, text, system.
-    """
+    """One of COLUMN_ROLES -> column name, where the detected mapping is corrected."""
     system_prompt: str = ""
     held_out: float = Field(0.1, gt=0, lt=0.9)
     """Share of rows held out for evaluation, where the dataset has no split of its own."""
@@ -113,6 +112,7 @@ class PrefixSpec(Part):
     init_text: str = "Write a Python function that does what its description says."
 
 
+FAMILIES: dict[str, type[Part]] = {"lora": LoraSpec, "qlora": QLoraSpec, "adapter": AdapterSpec, "prefix": PrefixSpec}
 MethodSpec = Annotated[Union[LoraSpec, QLoraSpec, AdapterSpec, PrefixSpec], Field(discriminator="family")]  # noqa: UP007 - 3.10
 
 
@@ -195,6 +195,8 @@ class RunSpec(Part):
     def problems(self) -> list[str]:
         """Contradictions within valid fields, each with advice. Shape and machine are checked by studio.models.plan."""
         found = []
+        if unknown := [role for role in self.data.columns if role not in COLUMN_ROLES]:
+            found.append(f"data.columns names no such role: {', '.join(unknown)}. The roles are {', '.join(COLUMN_ROLES)}.")
         if self.method.family == "qlora" and self.quantization not in ("nf4", "fp4"):
             found.append("QLoRA needs a 4-bit base: set model.quantization to nf4 or fp4, or choose LoRA.")
         if self.method.family == "prefix" and self.training.gradient_checkpointing:
@@ -235,7 +237,7 @@ def with_overrides(data: dict[str, Any], pairs: list[str]) -> dict[str, Any]:
             continue
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = text
         *parents, last = key.strip().split(".")
         node = result
@@ -261,11 +263,25 @@ def _change_family(method: dict[str, Any], family: str) -> dict[str, Any]:
 
 def _sentence(item: Any) -> str:
     """One pydantic error as one sentence that names the field, the value and the rule."""
-    where = ".".join(str(part) for part in item["loc"] if part not in ("lora", "qlora", "adapter", "prefix", "function-after"))
+    # pydantic names the family after "method"; for a person it is no part of the setting's name.
+    part, *rest = [*item["loc"], ""]
+    where = ".".join(str(name) for name in (part, *(rest[1:] if part == "method" and rest[0] in FAMILIES else rest)) if name != "")
     value = item.get("input")
     shown = "" if isinstance(value, dict) or item["type"] == "missing" else f" (got {value!r:.80})"
     if item["type"] == "extra_forbidden":
-        return f"{where} is not a setting of the studio."
+        return f"{where} is not a setting of the studio{_meant(where)}."
     if item["type"].startswith("union_tag"):
         return "method.family must be one of lora, qlora, adapter, prefix."
     return f"{where or 'the spec'}: {item['msg'][:1].lower()}{item['msg'][1:]}{shown}."
+
+
+def _meant(where: str) -> str:
+    """What a name that is no setting may have meant, as the end of a sentence; "" where nothing is like it."""
+    if where in FAMILIES:
+        return ": a method's settings begin with method, for example method.family"
+    parts = {"model": [ModelSpec], "data": [DataSpec], "method": list(FAMILIES.values()), "training": [TrainingSpec]}
+    known = {f"{part}.{name}" for part, classes in parts.items() for kind in classes for name in kind.model_fields} | {"name", *parts}
+    if where in known:
+        return " for this method"
+    near = difflib.get_close_matches(where, sorted(known), n=1)
+    return f"; the nearest is {near[0]}" if near else ""

@@ -57,8 +57,8 @@ class Verbs:
         return self._load(call.args)
 
     def generate(self, call: Call) -> dict[str, Any]:
+        from studio.core.sampling import Sampling
         from studio.play.engine import Question
-        from studio.play.sampling import Sampling
 
         sampling = Sampling.parse(call.args.get("sampling") or {})
         conversations = call.args.get("conversations") or {pane: _messages(call.args) for pane in call.args["panes"]}

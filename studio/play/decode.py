@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
+from studio.core.sampling import Sampling
 from studio.play.batch_rows import Rows
-from studio.play.sampling import Sampling, pick_token
+from studio.play.sampling import pick_token
 
 AsRows = Callable[[Sequence[str]], AbstractContextManager[Any]]
 """Given the panes that are still answering, in batch order: a context within which the model answers as exactly those."""

@@ -20,6 +20,7 @@ import psutil
 from studio.core.errors import PlayError
 from studio.core.files import is_unicode
 from studio.core.paths import StudioHome
+from studio.core.sampling import Sampling
 from studio.core.spec import ModelSpec, RunSpec
 from studio.methods.adapters import base_warning, describe_adapter
 from studio.models.chat import Message, encode_prompt
@@ -27,7 +28,6 @@ from studio.models.load import LoadedBase, load_base
 from studio.play.batch_rows import can_batch
 from studio.play.decode import Decoding, PaneState, decode
 from studio.play.injection import BASE, Injection, has_strength
-from studio.play.sampling import Sampling
 from studio.play.stream import TextStream
 
 

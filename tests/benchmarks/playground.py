@@ -29,13 +29,13 @@ import psutil
 import torch
 
 from studio.core.paths import StudioHome
+from studio.core.sampling import Sampling
 from studio.core.spec import ModelSpec, RunSpec
 from studio.jobs.worker import Worker
 from studio.methods import get_method
 from studio.methods.adapters import save_adapter
 from studio.play import engine as engine_module
 from studio.play.engine import Engine, Question
-from studio.play.sampling import Sampling
 
 ASKED = "Write a Python function named `clamp`.\n\nReturn value limited to the range from low to high."
 PROMPT = [{"role": "user", "content": ASKED}]

@@ -48,6 +48,8 @@ def test_for_a_person_it_names_each_answer_and_the_memory(run, lively_llama):
         (["starter", "--model", "other/model"], "Several base models"),
         (["starter", "--quantization", "nf4", "--quantization", "nf4"], "already: NF4"),
         (["starter", "--adapter", "gone"], "There is no run 'gone'"),
+        (["starter", "--top-k", "-1"], "top_k is 0 or more"),
+        (["starter", "--temperature", "nan", "--top-p", "5"], "temperature goes from 0 to 5; top_p is above 0"),
     ],
 )
 def test_what_cannot_be_compared_is_named_before_anything_is_loaded(arguments, named, run):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from pydantic import BaseModel
 from studio.core.catalog import load_preset, parse_preset, preset_names, read_spec
 from studio.core.errors import SpecError
 from studio.core.spec import (
+    COLUMN_ROLES,
     AdapterSpec,
     DataSpec,
     LoraSpec,
@@ -41,11 +43,12 @@ adapters = st.builds(
     activation=st.sampled_from(["relu", "gelu", "silu", "tanh"]),
 )
 prefixes = st.builds(dict, family=st.just("prefix"), virtual_tokens=st.integers(1, 512), projection=st.booleans())
+columns = st.dictionaries(st.sampled_from(COLUMN_ROLES), st.text(max_size=9), max_size=3)
 specs = st.builds(
     dict,
     name=st.text(max_size=100),
     model=st.builds(dict, id=st.text(min_size=1, max_size=50), double_quantization=st.booleans()),
-    data=st.builds(dict, held_out=st.floats(0.01, 0.8), columns=st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=3)),
+    data=st.builds(dict, held_out=st.floats(0.01, 0.8), columns=columns),
     method=st.one_of(loras, adapters, prefixes),
     training=st.builds(
         dict,
@@ -106,6 +109,12 @@ def test_a_learning_rate_that_cannot_be_is_refused(rate: object) -> None:
         ({"method": {"family": "lora", "dora": True}, "model": {"quantization": "int8"}}, "DoRA"),
         ({"training": {"precision": "fp16"}, "model": {"dtype": "float16"}}, "overflows"),
         ({"method": {"family": "ia3"}}, "lora, qlora, adapter, prefix"),
+        ({"data": {"columns": {"answers": "title"}}}, "no such role: answers"),
+        ({"prefix": {"init": "noise"}}, "^prefix is not a setting of the studio: a method's settings begin with method"),
+        ({"method": {"family": "lora", "rnak": 4}}, r"^method\.rnak is not a setting of the studio; the nearest is method\.rank\."),
+        ({"method": {"family": "lora", "bottleneck": 4}}, r"^method\.bottleneck is not a setting of the studio for this method"),
+        ({"training": {"epoch": 4}}, r"the nearest is training\.epochs"),
+        ({"": 1}, "is not a setting"),
     ],
 )
 def test_a_contradiction_is_named(data: dict[str, object], words: str) -> None:
@@ -170,7 +179,7 @@ def test_the_lecture_preset_is_the_lectures_run() -> None:
 
 @pytest.mark.parametrize("source", ["no-such-preset", "../presets/quickstart", "/etc/passwd", ""])
 def test_a_source_that_is_no_spec_is_named(source: str) -> None:
-    with pytest.raises(SpecError, match="neither a preset"):
+    with pytest.raises(SpecError, match=r"neither a preset|no JSON object"):
         read_spec(source)
 
 
@@ -180,3 +189,9 @@ def test_every_part_has_defaults_and_never_changes(part: type[BaseModel]) -> Non
     field = next(iter(part.model_fields))
     with pytest.raises(ValueError, match="frozen"):
         setattr(made, field, getattr(made, field))
+
+
+def test_a_file_that_holds_no_object_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "scalar.json").write_text("42", encoding="utf-8")
+    with pytest.raises(SpecError, match=r"scalar\.json is no JSON object"):
+        read_spec(str(tmp_path / "scalar.json"))

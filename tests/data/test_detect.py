@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studio.core.errors import DataError
-from studio.core.spec import DataSpec
+from studio.core.spec import COLUMN_ROLES, DataSpec
 from studio.data.detect import NAMES, ROLES, detect_layout
 
 TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
@@ -102,3 +102,7 @@ def test_any_columns_give_a_complete_layout_or_a_named_error(row):
     assert set(ROLES[layout.format]) <= set(layout.columns)
     assert set(layout.columns.values()) <= set(row)
     assert len(set(layout.columns.values())) == len(layout.columns)
+
+
+def test_the_roles_a_spec_takes_are_those_that_are_looked_for():
+    assert set(COLUMN_ROLES) == set(NAMES)

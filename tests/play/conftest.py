@@ -104,8 +104,8 @@ def copies(studio_home: Path) -> Any:
 @pytest.fixture
 def ask(engine: Any) -> Callable[..., dict[str, Any]]:
     """Ask the engine; the answers by pane. Keyword arguments are the sampling."""
+    from studio.core.sampling import Sampling
     from studio.play.engine import Question
-    from studio.play.sampling import Sampling
 
     def ask(*panes: str, messages: Any = PROMPT, strengths: Any = None, **sampling: Any) -> dict[str, Any]:
         settings = Sampling(**{"max_new_tokens": 24, **sampling})

@@ -10,11 +10,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from studio.core.errors import PlayError
+from studio.core.sampling import Sampling
 from studio.core.spec import ModelSpec, RunSpec
 from studio.models.load import load_base
 from studio.play.closer import look_closer
 from studio.play.engine import Question
-from studio.play.sampling import Sampling
 from tests.play.conftest import PROMPT
 from tests.play.test_honesty import generate
 

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from studio.core.errors import MethodError, ModelError, PlayError
+from studio.core.sampling import Sampling
 from studio.core.spec import ModelSpec, RunSpec
 from studio.methods import get_method
 from studio.methods.adapters import save_adapter
 from studio.play.batch_rows import Rows, can_batch
 from studio.play.engine import Engine, Question
-from studio.play.sampling import Sampling, pick_token
+from studio.play.sampling import pick_token
 from tests.play.conftest import PROMPT
 
 LOGPROB_TOLERANCE_BF16 = 0.1

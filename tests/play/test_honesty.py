@@ -9,13 +9,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from studio.core.errors import MethodError, PlayError
+from studio.core.sampling import Sampling
 from studio.core.spec import ModelSpec
 from studio.methods.adapters import load_adapter
 from studio.models.chat import encode_prompt
 from studio.play import engine as engine_module
 from studio.play.decode import Decoding, decode
 from studio.play.engine import Question
-from studio.play.sampling import Sampling
 from tests.play.conftest import FAMILIES, PROMPT
 
 TOKENS = 24
