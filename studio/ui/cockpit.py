@@ -24,7 +24,8 @@ STATUS_HELP = {
     RunStatus.QUEUED: "It starts as soon as the run before it ends.",
     RunStatus.LOST: "Its process ended without a word: it was killed, or the machine went down. What it had saved is kept; Resume goes on "
     "from the last checkpoint.",
-    RunStatus.UNREADABLE: "Its result.json holds values that no run writes; the figures here are those of its curve. Delete moves the run to the trash.",
+    RunStatus.UNREADABLE: "Its result.json holds values that no run writes; the figures here are those of its curve. "
+    "Delete moves the run to the trash.",
     RunStatus.CANCELLED: "Nothing was kept but the settings, the curve and the log.",
     RunStatus.STOPPED: "Stopped on request; the adapter as it was then is saved and can be used.",
 }
