@@ -128,6 +128,22 @@ def test_runs_are_found_named_tagged_and_noted(page: Page, home: StudioHome, pla
     expect(page.locator("#run-list")).to_contain_text("No run fits")
 
 
+def test_the_toolbar_shows_only_under_the_pointer_and_no_card_lies_on_its_heading(page: Page, plant: Plant) -> None:
+    append_line(plant("drawn").samples, {"step": 40, "prompt": "Add.", "answer": "Added."})
+    open_runs(page)
+    pick(page, "drawn")
+    figure = page.locator("#loss-plot .js-plotly-plot")
+    bar = figure.locator(".modebar")
+    page.mouse.move(1, 1)
+    expect(bar).to_have_css("opacity", "0")
+    figure.hover()
+    expect(bar).to_have_css("opacity", "0.9")
+    legend, shown = figure.locator(".legend").first.bounding_box(), bar.bounding_box()
+    assert legend and shown and legend["y"] + legend["height"] < shown["y"]
+    heading, cards = page.locator("#samples .section-head").bounding_box(), page.locator("#samples .samples").bounding_box()
+    assert heading and cards and heading["y"] + heading["height"] <= cards["y"]
+
+
 def test_a_run_is_deleted_taken_back_and_at_last_deleted_for_good(page: Page, home: StudioHome, plant: Plant) -> None:
     run = plant("unwanted")
     open_runs(page)
