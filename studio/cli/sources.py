@@ -10,7 +10,7 @@ from studio.core.catalog import find_model
 from studio.core.errors import PlayError, RunNotFound
 from studio.core.files import read_json
 from studio.core.paths import StudioHome
-from studio.core.sampling import Sampling
+from studio.core.sampling import Sampling, check_strength
 from studio.core.spec import ModelSpec
 from studio.jobs.store import read_run
 from studio.ui.play_sources import CONFIG, FOLDER, HELD_AS, RUN, Sources, read_sources
@@ -46,6 +46,7 @@ def read_sampling(options: argparse.Namespace) -> dict[str, Any]:
     """The worker's sampling settings, checked before a model is loaded for them. Raises PlayError."""
     settings = {name: getattr(options, name) for name in SAMPLING}
     Sampling.parse(settings)
+    check_strength(options.strength)
     return settings
 
 

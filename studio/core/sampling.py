@@ -1,4 +1,7 @@
-"""How an answer's tokens are picked, as checked values; studio.play.sampling picks them. Free of torch, to be checked before any load."""
+"""How an answer's tokens are picked and how strong its adapter is, as checked values: free of torch, to be checked before any load.
+
+studio.play.sampling picks the tokens.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from studio.core.errors import PlayError
+
+STRONGEST = 2.0
+
+
+def check_strength(strength: float) -> None:
+    """Raises PlayError for what no adapter can be scaled by."""
+    if not 0 <= strength <= STRONGEST:
+        raise PlayError(f"A strength goes from 0 to {STRONGEST:g}.")
 
 
 @dataclass(frozen=True)

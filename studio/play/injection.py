@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from studio.core.errors import PlayError
+from studio.core.sampling import check_strength
 from studio.methods.adapters import AdapterInfo, check_fits, load_adapter
 from studio.play.mixed_lora import BASE_TAG, can_slice, sliced_rows
 
 BASE = "base"
-STRONGEST = 2.0
 
 
 class Injection:
@@ -116,8 +116,7 @@ class Injection:
         info = self.offered[name][1]
         if not has_strength(info):
             raise PlayError(f"The strength of {name} cannot be set.", "LoRA without DoRA and bottleneck adapters have one. Set it to 1.")
-        if not 0 <= strength <= STRONGEST:
-            raise PlayError(f"A strength goes from 0 to {STRONGEST:g}.")
+        check_strength(strength)
         tag = self._tags[name]
         for module in self.base.modules():
             if hasattr(module, "set_scale") and tag in getattr(module, "lora_A", {}):

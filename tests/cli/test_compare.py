@@ -49,6 +49,7 @@ def test_for_a_person_it_names_each_answer_and_the_memory(run, lively_llama):
         (["starter", "--quantization", "nf4", "--quantization", "nf4"], "already: NF4"),
         (["starter", "--adapter", "gone"], "There is no run 'gone'"),
         (["starter", "--top-k", "-1"], "top_k is 0 or more"),
+        (["starter", "--strength", "nan"], "strength goes from 0 to 2"),
         (["starter", "--temperature", "nan", "--top-p", "5"], "temperature goes from 0 to 5; top_p is above 0"),
     ],
 )
