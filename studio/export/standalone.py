@@ -175,7 +175,8 @@ def order_batches(lengths: list[int], batch_size: int, padding: str, seed: int) 
 
 def collate(rows: list[Row], run: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Padded on the right, where a causal model's real positions cannot see it; padding has no label."""
-    width = max(run["fixed_length"], *(len(row["ids"]) for row in rows))
+    longest = max(len(row["ids"]) for row in rows)
+    width = run["fixed_length"] if run["fixed_length"] >= longest else -(-longest // 16) * 16  # few widths: each costs memory on a CPU
     pad = {"ids": run["pad_id"], "labels": IGNORED}
     return {
         name: torch.tensor([row[name] + [pad[name]] * (width - len(row[name])) for row in rows], device=run["device"])

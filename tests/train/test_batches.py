@@ -68,8 +68,15 @@ def test_evaluation_goes_from_long_to_short() -> None:
 
 def test_collator_pads_right_and_ignores_padding() -> None:
     rows = [Row([1, 2, 3], [-100, 2, 3]), Row([4], [4])]
-    batch = Collator(pad_id=9)(rows)
+    batch = Collator(pad_id=9, length=3)(rows)
     assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 9, 9]]
     assert batch["labels"].tolist() == [[-100, 2, 3], [4, -100, -100]]
     assert int(batch["tokens"]) == 4
     assert Collator(pad_id=9, length=5)(rows)["input_ids"].shape == (2, 5)
+
+
+@pytest.mark.parametrize(("longest", "width"), [(1, 16), (16, 16), (17, 32), (384, 384)])
+def test_widths_come_in_whole_steps_so_that_few_differ(longest: int, width: int) -> None:
+    batch = Collator(pad_id=9)([Row([5] * longest, [5] * longest), Row([4], [4])])
+    assert batch["input_ids"].shape == batch["labels"].shape == (2, width)
+    assert int((batch["labels"] != -100).sum()) == int(batch["tokens"]) == longest + 1
