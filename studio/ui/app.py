@@ -50,12 +50,13 @@ def build_page(studio: Studio) -> gr.Blocks:
         def build_runs() -> None:
             tab = runs.build(studio, shared)
             train.connect_again(studio, tabs, tab.again, tab.selected, train_tab)
-            to_play = [shared.play_run, play_visited, tabs]
-            tab.play.click(lambda run_id: (run_id, VISITED, gr.Tabs(selected="playground")), tab.selected, to_play, **QUIET)
+            opened = {"outputs": [shared.play_run, play_visited, tabs], "show_progress_on": play_visited, **QUIET}
+            tab.play.click(lambda run_id: (run_id, VISITED, gr.Tabs(selected="playground")), tab.selected, **opened)
 
-        to_run = [shared.show_run, runs_visited, tabs]
-        train_tab.start.success(lambda run_id: (run_id, VISITED, gr.Tabs(selected="runs")), train_tab.started, to_run, **QUIET)
-        page.load(lambda: at_start(studio), None, to_run, **QUIET)
+        # Progress on a box that holds nothing: gradio's client copies what an event shows progress on, and of tabs all that is in them.
+        opened = {"outputs": [shared.show_run, runs_visited, tabs], "show_progress_on": runs_visited, **QUIET}
+        train_tab.start.success(lambda run_id: (run_id, VISITED, gr.Tabs(selected="runs")), train_tab.started, **opened)
+        page.load(lambda: at_start(studio), None, **opened)
     # The page's events are no public API (the command line is): describing them would double what every visit loads.
     for event in page.fns.values():
         event.api_visibility = "private"

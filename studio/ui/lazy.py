@@ -30,14 +30,16 @@ def build_on_visit(tab: gr.Tab, build: Callable[[], None]) -> gr.Textbox:
         build()
         _let_change()
 
+    # Gradio's client copies, at every step of any event, what events show progress on: of a whole tab, all that is in it.
+    fns = _context().fns  # the rendering itself is the last of them
+    fns[max(fns)].show_progress_on = [visited]
     return visited
 
 
 def _let_change() -> None:
     """Open for input what a person changes. Gradio's client decides that for a page, but not for what is rendered into one later:
     whatever events write to would stay read-only, also what they read (seen with gradio 6.31)."""
-    context, rendered = get_blocks_context(), LocalContext.renderable.get(None)
-    assert context is not None and rendered is not None
+    context, rendered = _context(), LocalContext.renderable.get(None)
     read = {block._id for event in context.fns.values() if event.rendered_in is rendered for block in event.inputs}
     for block in context.blocks.values():
         if block.rendered_in is rendered and block._id in read and getattr(block, "interactive", False) is None:
@@ -46,11 +48,15 @@ def _let_change() -> None:
 
 def current_page() -> gr.Blocks:
     """The page being built. Inside a tab's `build`, its `load` happens once: when the tab has been built."""
-    context = get_blocks_context()
-    assert context is not None, "a tab is built while its page is"
-    return context.root_block
+    return _context().root_block
 
 
 def on_visit(tab: gr.Tab) -> list[Any]:
     """Triggers, for `gr.on`, of every visit of a tab from inside its `build`: the first, for which it was built, and later ones."""
     return [current_page().load, tab.select]
+
+
+def _context() -> Any:
+    context = get_blocks_context()
+    assert context is not None, "tabs are built while their page is"
+    return context
