@@ -123,13 +123,17 @@ def _kilobytes(path: str, *names: str) -> list[int]:
     return list(values.values())
 
 
+def _share(pid: int) -> int:
+    """A process's part of the memory in KiB; all it can reach where parts are not told, and nothing once it has ended."""
+    return sum(_kilobytes(f"/proc/{pid}/smaps_rollup", "Pss", "SwapPss")) or sum(_kilobytes(f"/proc/{pid}/status", "VmRSS", "VmSwap"))
+
+
 def memory_of(pids: list[int], limit_bytes: int) -> tuple[int, int]:
     """(sum over the processes, largest peak of one) in bytes. Pages shared after a fork are counted once when the sum matters."""
     sizes = [_kilobytes(f"/proc/{pid}/status", "VmRSS", "VmSwap", "VmHWM") for pid in pids]
     total = sum(resident + swapped for resident, swapped, _ in sizes) * 1024
     if total > limit_bytes:
-        shares = [sum(_kilobytes(f"/proc/{pid}/smaps_rollup", "Pss", "SwapPss")) for pid in pids]
-        total = sum(share or resident + swapped for share, (resident, swapped, _) in zip(shares, sizes, strict=True)) * 1024
+        total = sum(_share(pid) for pid in pids) * 1024
     return total, max((peak for _, _, peak in sizes), default=0) * 1024
 
 

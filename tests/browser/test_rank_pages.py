@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -128,6 +129,8 @@ def test_a_sweep_is_queued_by_its_button(planted_run: str, page: Page, browser_h
     tab(page, "Rank")
     tab(page, "Sweep")
     expect(page.locator("#sweep-told")).to_contain_text("No sweep to draw yet")
+    page.locator("#sweep-run input").click()
+    page.get_by_role("option", name=re.compile("planted")).first.click()
     with lock_queue(home, timeout_s=10):  # whoever holds the lock lets nothing start
         try:
             page.locator("#sweep-go").click()
