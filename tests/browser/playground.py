@@ -37,7 +37,7 @@ class Playground:
         self.context = browser.new_context(**({"viewport": {"width": 1440, "height": 900}} | options))
         self.page: Page = self.context.new_page()
         self.troubles: list[str] = []
-        watch(self.page, server.url, self.troubles)
+        watch(self.page, server, self.troubles)
         self.page.goto(server.url)
         self._open_tab()
 
