@@ -15,7 +15,7 @@ from studio.core.spec import RunSpec, with_overrides
 from studio.core.units import show_duration
 from studio.jobs import runner
 from studio.jobs.queue import TRAIN_MODULE
-from studio.jobs.store import read_log, read_result, read_status
+from studio.jobs.store import read_log, read_result, read_spec_of, read_status
 
 
 def add_verbs(verbs: Any) -> None:
@@ -78,6 +78,10 @@ def run_train(options: argparse.Namespace, home: StudioHome) -> int:
 
 
 def run_resume(options: argparse.Namespace, home: StudioHome) -> int:
+    from studio.data.unchanged import require_same_data
+
+    paths = home.run(options.run)
+    require_same_data(home, read_spec_of(paths).data, paths)
     if options.steps is not None or options.epochs is not None:
         runner.extend_run(home, options.run, epochs=options.epochs, max_steps=options.steps, module=TRAIN_MODULE)
     else:

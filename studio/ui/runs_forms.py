@@ -14,6 +14,7 @@ import gradio as gr
 from studio.core.errors import RunError, RunNotFound
 from studio.core.records import RunNotes
 from studio.core.units import show_bytes
+from studio.data.unchanged import require_same_data
 from studio.jobs import notes, runner, store
 from studio.jobs.store import RunRecord
 from studio.jobs.worker import Worker
@@ -107,11 +108,13 @@ def offered(record: RunRecord) -> list[Any]:
 
 
 def go_on(studio: Studio, run_id: str, checkpoint: str, total: float | None) -> None:
-    """Resume a run, with a larger total where one is given. Raises RunError."""
+    """Resume a run, with a larger total where one is given. Raises RunError, DataError."""
     chosen = None if checkpoint == LAST else checkpoint
     status = store.read_status(studio.home.run(run_id))
     if not status.is_over:
         raise RunError(f"This run is {status.value}: only a run that is over can go on.")
+    paths = studio.home.run(run_id)
+    require_same_data(studio.home, store.read_spec_of(paths).data, paths)
     studio.play.close()
     if total:
         changes = {"training": {"max_steps": int(total)}}
