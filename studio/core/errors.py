@@ -6,6 +6,7 @@ StudioError(message, hint)
 │   ├── ModelNotFound
 │   └── GatedModel       exists, but needs a token or an accepted licence
 ├── DataError            a dataset cannot be found, read, mapped or used
+│   └── BrokenRows       some of its rows cannot, and may be left out; carries how many
 ├── MethodError          a PEFT method does not fit the model, or an adapter cannot be read
 ├── RunError             a run cannot be started, found, stopped, resumed or exported
 │   └── RunNotFound
@@ -71,6 +72,17 @@ class DataError(StudioError):
     """A dataset cannot be found, read, mapped or used."""
 
 
+class BrokenRows(DataError):
+    """Rows of a dataset cannot be read or understood. `count` of them are lost if they are left out."""
+
+    def __init__(self, message: str, hint: str = "", count: int = 1) -> None:
+        super().__init__(message, hint)
+        self.count = count
+
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), "count": self.count}
+
+
 class MethodError(StudioError):
     """A PEFT method does not fit the model, or an adapter cannot be read."""
 
@@ -123,6 +135,8 @@ def from_json(data: dict[str, Any]) -> StudioError:
     kind = _classes(StudioError).get(str(data.get("error")), StudioError)
     if kind is SpecError:
         return SpecError(list(data.get("problems") or [str(data.get("message", ""))]), str(data.get("hint", "")))
+    if kind is BrokenRows:
+        return BrokenRows(str(data.get("message", "")), str(data.get("hint", "")), int(data.get("count") or 1))
     return kind(str(data.get("message", "")), str(data.get("hint", "")))
 
 

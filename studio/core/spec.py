@@ -60,6 +60,8 @@ class DataSpec(Part):
     max_rows: int = Field(0, ge=0)
     """Train on at most so many rows; 0 takes all."""
     max_held_out_rows: int = Field(150, ge=1)
+    broken_rows: Literal["refuse", "leave_out"] = "refuse"
+    """What to do with a dataset some of whose rows cannot be read; where most cannot, it is refused in any case."""
 
 
 class LoraSpec(Part):

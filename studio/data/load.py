@@ -1,6 +1,7 @@
 """A DataSpec -> the examples to train on and those held out, cleaned, counted, with a fingerprint.
 
-Cleaning: rows with nothing to learn are dropped, of equal rows the first stays, and a row that is held out is never trained on.
+Cleaning: rows with nothing to learn are dropped, of equal rows the first stays, and a row that is held out is never trained on. Broken
+rows refuse the dataset, or are left out on request (broken.py).
 
 What is held out, in this order:
 1. the dataset's own split (validation, test and the like);
@@ -19,12 +20,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import chain, islice
+from itertools import chain
 from typing import Any, NamedTuple
 
 from studio.core.errors import DataError
 from studio.core.paths import StudioHome
 from studio.core.spec import DataSpec
+from studio.data.broken import BrokenLog, BrokenRow
 from studio.data.detect import Layout, detect_layout
 from studio.data.examples import Example, make_example
 from studio.data.read import Row
@@ -36,11 +38,12 @@ DETECT_ROWS = 20
 
 @dataclass
 class DataReport:
-    """What became of the rows. `rows` were read; `held_out_by` is 'split', 'mark', 'module' or 'share'."""
+    """What became of the rows. `rows` were read, broken ones counted in lines; `held_out_by` is 'split', 'mark', 'module' or 'share'."""
 
     rows: int = 0
     empty: int = 0
     duplicate: int = 0
+    broken: int = 0
     train: int = 0
     held_out: int = 0
     held_out_by: str = "share"
@@ -98,13 +101,12 @@ class _Cleaner:
 
     def __init__(self, layout: Layout, spec: DataSpec, report: DataReport) -> None:
         self.layout, self.spec, self.report = layout, spec, report
+        self.broken = BrokenLog()
         self.seen: set[bytes] = set()
         self.kept_bytes = 0
 
-    def examples(self, rows: Iterator[Row]) -> Iterator[tuple[Row, _Kept]]:
-        for row in rows:
-            self.report.rows += 1
-            example = make_example(row, self.layout, self.spec.system_prompt)
+    def examples(self, rows: Iterator[Row | BrokenRow]) -> Iterator[tuple[Row, _Kept]]:
+        for row, example in self._understood(rows):
             if example is None:
                 self.report.empty += 1
                 continue
@@ -116,6 +118,24 @@ class _Cleaner:
             self.seen.add(key)
             self._count(len(text))
             yield row, _Kept(key, self.report.rows, example)
+
+    def _understood(self, rows: Iterator[Row | BrokenRow]) -> Iterator[tuple[Row, Example | None]]:
+        for row in rows:
+            self.report.rows += row.lines if isinstance(row, BrokenRow) else 1
+            if isinstance(row, BrokenRow):
+                self.broken.add(row)
+                continue
+            try:
+                example = make_example(row, self.layout, self.spec.system_prompt)
+            except DataError as error:
+                self.broken.add(BrokenRow(error))
+            else:
+                yield row, example
+
+    def check_broken(self) -> None:
+        """Raises DataError where the broken rows of all that was read refuse the dataset."""
+        self.report.broken = self.broken.count
+        self.broken.check(self.report.rows, self.spec.broken_rows)
 
     def _count(self, size: int) -> None:
         self.kept_bytes += 0 if self.spec.max_rows else size
@@ -129,21 +149,32 @@ def load_data(spec: DataSpec, home: StudioHome, report: Callable[[str], None] | 
     """Read, clean and split the dataset. `report` is told of longer preparations. Raises DataError."""
     source = open_source(spec, home, report)
     layout = detect_layout(first_rows(source), spec)
-    counts = DataReport()
-    cleaner = _Cleaner(layout, spec, counts)
+    cleaner = _Cleaner(layout, spec, DataReport())
     train, held_out = _take_own_split(source, cleaner) if source.held_out_rows else ([], [])
     if not held_out:
         # No split of its own, or one without answers, as test sets often are.
-        counts = DataReport()
-        train, held_out = _take_share(source.rows, _Cleaner(layout, spec, counts))
+        cleaner = _Cleaner(layout, spec, DataReport())
+        train, held_out = _take_share(source.rows, cleaner)
+    cleaner.check_broken()
+    counts = cleaner.report
     _check_any(spec, counts, train, held_out)
     counts.train, counts.held_out = len(train), len(held_out)
     return LoadedData(train, held_out, layout, counts, _fingerprint(train, held_out))
 
 
 def first_rows(source: Source, count: int = DETECT_ROWS) -> list[dict[str, Any]]:
-    """The first rows as they stand in the source."""
-    return [row.values for row in islice(source.rows(), count)]
+    """The first rows as they stand in the source, broken ones passed over. Raises DataError where all are broken."""
+    broken, found = BrokenLog(), []
+    for row in source.rows():
+        if isinstance(row, BrokenRow):
+            broken.add(row)
+        else:
+            found.append(row.values)
+        if len(found) == count:
+            break
+    if not found:
+        broken.check(broken.count, "refuse")
+    return found
 
 
 def _take_own_split(source: Source, cleaner: _Cleaner) -> tuple[list[Example], list[Example]]:

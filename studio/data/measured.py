@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from studio.core.errors import DataError, from_json
 from studio.core.files import read_json, write_json
 from studio.core.paths import StudioHome
 from studio.core.spec import RunSpec
@@ -21,7 +22,7 @@ from studio.models.sizes import DataSize
 def remember(home: StudioHome, spec: RunSpec, preview: dict[str, Any]) -> None:
     """Keep a DataPreview's JSON, as far as a plan needs it. What was not the data's fault, such as a missing tokenizer, is not kept."""
     size, problem = preview.get("size"), preview.get("problem")
-    if problem and problem["error"] != "DataError":
+    if problem and not isinstance(from_json(problem), DataError):
         return
     longest = (preview.get("lengths") or {}).get("longest", 0)
     asked = spec.training.model_dump(include={"max_length", "too_long", "loss_on"})

@@ -18,6 +18,7 @@ from typing import Any
 from studio.core.errors import DataError, StudioError
 from studio.core.paths import StudioHome
 from studio.core.spec import DataSpec, ModelSpec, TrainingSpec
+from studio.data.counts import count_rows
 from studio.data.detect import detect_layout
 from studio.data.examples import Example
 from studio.data.format import NOT_TRAINED, Encoded, encode_examples, label_row, tokenize_examples
@@ -49,9 +50,9 @@ class LengthHistogram:
 @dataclass(frozen=True)
 class DataPreview:
     """`rows` are the first ones, long texts shortened; `columns` maps roles to columns, `all_columns` are those there are. `counts` are
-    DataReport's plus too_long (dropped) and cut; `size` is a DataSize's JSON, for the plan. `sample` is the first training example as
-    [text, trained on] per token, `prompt` the text the playground sends for it. A `problem` is StudioError.to_json() of what kept the
-    rest from being known."""
+    those of count_rows, estimated where only a part was measured; `size` is a DataSize's JSON, for the plan. `sample` is the first
+    training example as [text, trained on] per token, `prompt` the text the playground sends for it. A `problem` is StudioError.to_json()
+    of what kept the rest from being known."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     all_columns: list[str] = field(default_factory=list)
@@ -132,29 +133,32 @@ def describe_tokens(loaded: LoadedData, tokenizer: Any, training: TrainingSpec) 
     """The fields of a DataPreview that need the model's tokenizer."""
     measured = loaded.train[:MEASURED_ROWS]
     encoded = encode_examples(measured, tokenizer, training)
+    held_out = encode_examples(loaded.held_out[:MEASURED_ROWS], tokenizer, training)
+    size = _size(loaded, encoded, held_out)
     example = _shown_example(measured, encoded.lengths, training.max_length)
     return {
-        "counts": {**loaded.report.to_json(), "too_long": encoded.dropped, "cut": encoded.cut},
+        "counts": count_rows(loaded.report, encoded, held_out) | {"train": size.rows, "held_out": size.held_out_rows},
         "measured": len(measured),
         "lengths": measure_lengths(encoded.lengths),
-        "size": _size(loaded, encoded, len(measured)).to_json() if encoded.rows else None,
+        "size": size.to_json() if encoded.rows else None,
         "sample": show_tokens(example, tokenizer, training),
         "sample_place": example.place,
         "prompt": show_prompt(example, tokenizer),
-        "problem": None if encoded.rows else _all_too_long(len(measured), training.max_length).to_json(),
+        "problem": _too_long(encoded, held_out, training.max_length),
     }
 
 
-def _size(loaded: LoadedData, encoded: Encoded, measured: int) -> DataSize:
-    """What a plan needs: the rows that are left of all, and the lengths of the first `measured`."""
-    lengths = [len(row.ids) for row in encoded.rows]
+def _size(loaded: LoadedData, encoded: Encoded, held_out: Encoded) -> DataSize:
+    """What a plan needs: the rows that are left of all, going by the first that were measured, and the lengths of those."""
+    lengths = [len(row.ids) for row in encoded.rows] or [0]
+    measured = len(encoded.lengths)
     labelled = sum(label != NOT_TRAINED for row in encoded.rows for label in row.labels)
     return DataSize(
-        rows=round(len(loaded.train) * len(lengths) / measured),
-        held_out_rows=len(loaded.held_out),
+        rows=round(len(loaded.train) * len(encoded.rows) / measured),
+        held_out_rows=round(len(loaded.held_out) * len(held_out.rows) / len(held_out.lengths)),
         mean_tokens=sum(lengths) / len(lengths),
         longest_tokens=max(lengths),
-        labelled_share=labelled / sum(lengths),
+        labelled_share=labelled / max(1, sum(lengths)),
         source="measured" if measured == len(loaded.train) else f"measured on the first {measured:,}",
     )
 
@@ -165,11 +169,13 @@ def _shown_example(examples: list[Example], lengths: list[int], max_length: int)
     return next(example for example, length in zip(examples, lengths, strict=True) if length <= limit)
 
 
-def _all_too_long(count: int, max_length: int) -> DataError:
-    return DataError(
-        f"None of the {count:,} examples is left within {max_length} tokens.",
-        "Raise training.max_length, or set training.too_long to cut.",
-    )
+def _too_long(encoded: Encoded, held_out: Encoded, max_length: int) -> dict[str, Any] | None:
+    """The problem of data nothing of which is left to train on, or to evaluate on; None where there is none."""
+    if encoded.rows and held_out.rows:
+        return None
+    which = f"{len(held_out.lengths):,} held-out examples" if encoded.rows else f"{len(encoded.lengths):,} examples"
+    advice = "Raise training.max_length, or set training.too_long to cut."
+    return DataError(f"None of the {which} is left within {max_length} tokens.", advice).to_json()
 
 
 def measure_lengths(lengths: list[int]) -> LengthHistogram:

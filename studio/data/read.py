@@ -21,11 +21,13 @@ from typing import Any, NamedTuple
 
 from studio.core.errors import DataError, from_os_error
 from studio.core.files import is_unicode
+from studio.data.broken import BrokenRow
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 MAX_JSON_BYTES = 512 * 2**20
 MAX_LINE_BYTES = 16 * 2**20
 PARQUET_BATCH = 1024
+SAVE_AS = "Save it as UTF-8."
 KINDS = "The studio reads .jsonl, .json, .csv and .parquet files, and folders of these."
 
 HELD_OUT_NAMES = ("validation", "valid", "val", "dev", "eval", "test")
@@ -74,21 +76,29 @@ def _split_of(file: Path) -> str:
     return first if first in HELD_OUT_NAMES else "train"
 
 
-def read_rows(file: Path) -> Iterator[Row]:
-    """Rows of one file in order. Raises DataError naming the line that cannot be read."""
+def read_rows(file: Path) -> Iterator[Row | BrokenRow]:
+    """Rows of one file in order, a BrokenRow where one cannot be read. Raises DataError where that is the whole file's fault."""
     readers = {".jsonl": _read_json_lines, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
     try:
+        _check_encoding(file)
         for line, values in readers[file.suffix.lower()](file):
-            if not isinstance(values, dict):
-                raise DataError(f"{file.name}, line {line}: expected an object with named columns, found {_kind(values)}.", KINDS)
-            yield Row(values, line, file.name)
+            if isinstance(values, BrokenRow):
+                yield values
+            elif isinstance(values, dict):
+                yield Row(values, line, file.name)
+            else:
+                found = f"{file.name}, line {line}: expected an object with named columns, found {_kind(values)}."
+                yield BrokenRow(DataError(found, KINDS))
     except UnicodeDecodeError as error:
-        with file.open("rb") as start:
-            is_utf16 = start.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        reason = "it is UTF-16" if is_utf16 else f"{error.reason} at byte {error.start}"
-        raise DataError(f"{file.name} is not UTF-8 text: {reason}.", "Save it as UTF-8.") from error
+        raise DataError(f"{file.name} is not UTF-8 text: {error.reason} at byte {error.start}.", SAVE_AS) from error
     except OSError as error:
         raise from_os_error(error, f"reading {file.name}") from error
+
+
+def _check_encoding(file: Path) -> None:
+    with file.open("rb") as start:
+        if start.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise DataError(f"{file.name} is not UTF-8 text: it is UTF-16.", SAVE_AS)
 
 
 def _kind(value: Any) -> str:
@@ -101,13 +111,29 @@ def _read_json_lines(file: Path) -> Iterator[tuple[int, Any]]:
         line = 0
         while block := lines.readline(MAX_LINE_BYTES + 1):
             line += 1
-            if len(block) > MAX_LINE_BYTES:
-                raise DataError(
-                    f"{file.name}, line {line} is longer than {MAX_LINE_BYTES // 2**20} MiB.",
-                    "One row a line is expected; a JSON array goes into a .json file.",
-                )
-            if text := block.decode("utf-8-sig" if line == 1 else "utf-8").strip():
-                yield line, _whole(_parse(text, file, line), text, file, line)
+            if not block.removeprefix(codecs.BOM_UTF8).strip():
+                continue
+            try:
+                values = _read_line(block, file, line)
+            except DataError as error:
+                values = BrokenRow(error)
+                while block and not block.endswith(b"\n"):  # the rest of a line that is too long
+                    block = lines.readline(MAX_LINE_BYTES)
+            yield line, values
+
+
+def _read_line(block: bytes, file: Path, line: int) -> Any:
+    """What a line of JSON holds. Raises DataError naming the line."""
+    if len(block) > MAX_LINE_BYTES:
+        raise DataError(
+            f"{file.name}, line {line} is longer than {MAX_LINE_BYTES // 2**20} MiB.",
+            "One row a line is expected; a JSON array goes into a .json file.",
+        )
+    try:
+        text = block.decode("utf-8-sig" if line == 1 else "utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file.name}, line {line} is not UTF-8 text: {error.reason} at its byte {error.start}.", SAVE_AS) from error
+    return _whole(_parse(text, file, line), text, file, line)
 
 
 def _parse(text: str, file: Path, line: int) -> Any:
@@ -142,7 +168,10 @@ def _read_json(file: Path) -> Iterator[tuple[int, Any]]:
     if not isinstance(data, list):
         raise DataError(f"{file.name} holds {_kind(data)} where a list of rows is expected.", KINDS)
     for line, values in enumerate(data, start=1):
-        yield line, _whole(values, text, file, line)
+        try:
+            yield line, _whole(values, text, file, line)
+        except DataError as error:
+            yield line, BrokenRow(error)
 
 
 def _holds_lines(file: Path) -> bool:
@@ -156,25 +185,39 @@ def _holds_lines(file: Path) -> bool:
 
 
 def _read_csv(file: Path) -> Iterator[tuple[int, Any]]:
+    """After a row that is no CSV the next begins on a new line, so that a quotation mark too many may cost several lines."""
     csv.field_size_limit(MAX_LINE_BYTES)
-    with file.open(encoding="utf-8-sig", newline="") as lines:
+    # Bytes that are no UTF-8 pass as lone surrogates, which _read_cells names with their line.
+    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         reader = csv.reader(lines, strict=True)
-        try:
-            header = next(reader, [])
-            if len(set(header)) != len(header):
-                raise DataError(f"{file.name} names a column twice: {', '.join(header)}.", "Give every column a name of its own.")
-            end = reader.line_num
-            for cells in reader:
-                start, end = end + 1, reader.line_num
-                if len(cells) not in (0, len(header)):
-                    raise DataError(
-                        f"{file.name}, line {start} has {len(cells)} cells, the header {len(header)}.",
-                        "A comma or a line break inside a text needs quotation marks around the text.",
-                    )
-                if cells:
-                    yield start, dict(zip(header, cells, strict=True))
-        except csv.Error as error:
-            raise DataError(f"{file.name}, line {reader.line_num} is not valid CSV: {error}.", "Check its quotation marks.") from error
+        header = _read_cells(reader, f"{file.name}, line 1") or []
+        if isinstance(header, DataError):
+            raise header
+        if len(set(header)) != len(header):
+            raise DataError(f"{file.name} names a column twice: {', '.join(header)}.", "Give every column a name of its own.")
+        line = reader.line_num + 1
+        while (cells := _read_cells(reader, f"{file.name}, line {line}", len(header))) is not None:
+            if isinstance(cells, DataError):
+                yield line, BrokenRow(cells, reader.line_num - line + 1)
+            elif cells:
+                yield line, dict(zip(header, cells, strict=True))
+            line = reader.line_num + 1
+
+
+def _read_cells(reader: Any, where: str, count: int = 0) -> list[str] | DataError | None:
+    """The next row's cells, [] of a blank line, None at the end; of a broken row what is wrong with it. `count`: how many are due."""
+    try:
+        cells = next(reader, None)
+    except csv.Error as error:
+        return DataError(f"{where} is not valid CSV: {error}.", "Check its quotation marks.")
+    if cells and count and len(cells) != count:
+        return DataError(
+            f"{where} has {len(cells)} cells, the header {count}.",
+            "A comma or a line break inside a text needs quotation marks around the text.",
+        )
+    if cells and not is_unicode("".join(cells)):
+        return DataError(f"{where} is not UTF-8 text.", SAVE_AS)
+    return cells
 
 
 def _read_parquet(file: Path) -> Iterator[tuple[int, Any]]:

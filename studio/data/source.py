@@ -16,9 +16,10 @@ from typing import NamedTuple
 from studio.core.errors import DataError
 from studio.core.paths import StudioHome
 from studio.core.spec import DataSpec
+from studio.data.broken import BrokenRow
 from studio.data.read import HELD_OUT_NAMES, SUFFIXES, Row, find_files, read_rows
 
-Rows = Callable[[], Iterator[Row]]
+Rows = Callable[[], Iterator[Row | BrokenRow]]
 
 
 class Source(NamedTuple):
@@ -55,7 +56,7 @@ def _open_path(path: Path) -> Source:
     return Source(lambda: _read_all(train), None if own is None else lambda: _read_all(splits[own]))
 
 
-def _read_all(files: list[Path]) -> Iterator[Row]:
+def _read_all(files: list[Path]) -> Iterator[Row | BrokenRow]:
     return chain.from_iterable(map(read_rows, files))
 
 

@@ -13,8 +13,8 @@ import torch
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "tokenizers", "safetensors", "datasets", "numpy", "peft-studio")
 
 
-def describe_environment(device: str, dtype: torch.dtype, compute: torch.dtype, data_fingerprint: str) -> dict[str, Any]:
-    """Versions, device, precision, the data's fingerprint and the studio's git state, ready for JSON."""
+def describe_environment(device: str, dtype: torch.dtype, compute: torch.dtype) -> dict[str, Any]:
+    """Versions, device, precision and the studio's git state, ready for JSON."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -24,7 +24,6 @@ def describe_environment(device: str, dtype: torch.dtype, compute: torch.dtype, 
         "threads": torch.get_num_threads(),
         "dtype": str(dtype).removeprefix("torch."),
         "compute_dtype": str(compute).removeprefix("torch."),
-        "data_fingerprint": data_fingerprint,
         "git": git_state(Path(__file__).resolve().parents[2]),
     }
 

@@ -21,6 +21,7 @@ from studio.core.files import folder_bytes, read_lines, write_atomic, write_json
 from studio.core.paths import RunPaths, StudioHome
 from studio.core.records import RunResult, RunStatus, StepRecord
 from studio.core.spec import RunSpec
+from studio.data.counts import count_rows, describe_counts
 from studio.data.format import Encoded, encode_examples
 from studio.data.load import LoadedData, load_data
 from studio.methods import get_method
@@ -59,7 +60,8 @@ def train(spec: RunSpec, paths: RunPaths, home: StudioHome, resume: Path | None 
         base = load_base(spec, home)
         model, material = attach_method(base, train_rows, held_out, spec)
         progress.place.check()
-        write_json(paths.environment, describe_environment(str(base.device), base.dtype, material.compute, data.fingerprint))
+        facts = {"data_fingerprint": data.fingerprint, "data_rows": count_rows(data.report, train_rows, held_out)}
+        write_json(paths.environment, describe_environment(str(base.device), base.dtype, material.compute) | facts)
         engine = build_engine(model, spec, paths, material, origin, resume)
         recorder = Recorder(engine, spec, paths, tokenizer, progress)
         engine.add_callback(recorder)
@@ -79,7 +81,7 @@ def encode_data(data: LoadedData, tokenizer: Any, spec: RunSpec) -> tuple[Encode
     """Training and held-out rows as tokens. Raises DataError where nothing is left of either, before a model is loaded."""
     train_rows = encode_examples(data.train, tokenizer, spec.training)
     held_out = encode_examples(data.held_out, tokenizer, spec.training)
-    say(f"{len(train_rows.rows)} rows to train on, {len(held_out.rows)} held out; {train_rows.dropped} dropped, {train_rows.cut} cut")
+    say(describe_counts(count_rows(data.report, train_rows, held_out)))
     for name, encoded in (("to train on", train_rows), ("to hold out", held_out)):
         if not encoded.rows:
             longest = max(encoded.lengths, default=0)

@@ -10,17 +10,22 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from studio.core.errors import StudioError
+from studio.core.errors import BrokenRows, StudioError, from_json
+from studio.data.counts import KEPT, LEFT_OUT
 from studio.ui import markup
 from studio.ui.form import Form
 from studio.ui.guard import guarded
 from studio.ui.studio import Studio
+
+HIDDEN = gr.update(visible=False)
 
 
 class DataPanel(NamedTuple):
     source: gr.Dropdown
     upload: gr.UploadButton
     look: gr.Button
+    leave_out: gr.Button
+    """Shown where some rows are broken and the rest could be used."""
     view: gr.HTML
 
 
@@ -28,27 +33,43 @@ def build(source: gr.Dropdown) -> DataPanel:
     with gr.Row(elem_classes="actions"):
         look = gr.Button("Look at the data", size="sm", elem_id="look-button")
         upload = gr.UploadButton("Upload a file", size="sm", file_types=[".jsonl", ".json", ".csv", ".parquet"])
+        leave_out = gr.Button("Leave the broken rows out", size="sm", elem_id="leave-out-button", visible=False)
     view = gr.HTML("", elem_id="data-preview", padding=False)
-    return DataPanel(source, upload, look, view)
+    return DataPanel(source, upload, look, leave_out, view)
 
 
 def wire(studio: Studio, form: Form, panel: DataPanel) -> None:
-    def look(values: dict[Any, Any]) -> str:
+    broken_rows = form.fields["data.broken_rows"].widget
+
+    def look(values: dict[Any, Any]) -> dict[Any, Any]:
         data = form.spec_data(values)
         try:
-            return preview_html(studio.data.call("preview", data=data["data"], model=data["model"], training=data["training"]))
+            found = studio.data.call("preview", data=data["data"], model=data["model"], training=data["training"])
         except StudioError as error:  # in place of an older preview, which is of other data
-            return markup.notice(f"{error.message}\n{error.hint}".strip(), "bad", "The dataset could not be read.")
+            told = markup.notice(f"{error.message}\n{error.hint}".strip(), "bad", "The dataset could not be read.")
+            return {panel.view: told, panel.leave_out: HIDDEN}
+        return {panel.view: preview_html(found), panel.leave_out: offer(found["problem"])}
+
+    def leave_out(values: dict[Any, Any]) -> dict[Any, Any]:
+        return {**look({**values, broken_rows: "leave_out"}), broken_rows: "leave_out"}
 
     def upload(path: str) -> dict[str, Any]:
         saved = str(studio.save_upload(path))
         return gr.update(choices=studio.dataset_choices(), value=saved)
 
-    panel.look.click(guarded(look), form.widgets, panel.view, concurrency_limit=2, concurrency_id="data")
-    panel.upload.upload(guarded(upload), panel.upload, panel.source).then(
-        guarded(look), form.widgets, panel.view, concurrency_limit=2, concurrency_id="data"
-    )
-    panel.source.input(lambda: "", None, panel.view, queue=False, show_progress="hidden")
+    shown, together = [panel.view, panel.leave_out], {"concurrency_limit": 2, "concurrency_id": "data", "show_progress_on": panel.view}
+    panel.look.click(guarded(look), form.widgets, shown, **together)
+    panel.leave_out.click(guarded(leave_out), form.widgets, [*shown, broken_rows], **together)
+    panel.upload.upload(guarded(upload), panel.upload, panel.source).then(guarded(look), form.widgets, shown, **together)
+    panel.source.input(lambda: ("", HIDDEN), None, shown, queue=False, show_progress="hidden")
+
+
+def offer(problem: dict[str, Any] | None) -> dict[str, Any]:
+    """The button's update: shown, with how many rows it leaves out, where that is what is wrong with the data."""
+    error = from_json(problem) if problem else None
+    if not isinstance(error, BrokenRows):
+        return HIDDEN
+    return gr.update(visible=True, value=f"Leave {'this row' if error.count == 1 else f'these {error.count:,} rows'} out")
 
 
 def preview_html(data: dict[str, Any]) -> str:
@@ -73,15 +94,9 @@ def _found(data: dict[str, Any]) -> str:
             ", ".join(f"{k} = {v}" for k, v in (data.get("columns") or {}).items()),
         )
     ]
-    for key, label in (
-        ("train", "to train on"),
-        ("held_out", "held out"),
-        ("empty", "empty"),
-        ("duplicate", "duplicate"),
-        ("too_long", "too long"),
-    ):
+    for key, label in {**KEPT, **LEFT_OUT}.items():
         if key in counts:
-            cells.append(markup.stat(label, f"{counts[key]:,}", "", "warn" if key not in ("train", "held_out") and counts[key] else ""))
+            cells.append(markup.stat(label, f"{counts[key]:,}", "", "warn" if key in LEFT_OUT and counts[key] else ""))
     return markup.stats(cells)
 
 

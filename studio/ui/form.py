@@ -40,6 +40,7 @@ CHOICE_LABELS = {
 }  # fmt: skip
 CHOICE_LABELS_BY_FIELD = {
     "data.format": {"auto": "Detect", "text": "Plain text"},
+    "data.broken_rows": {"refuse": "Refuse the dataset", "leave_out": "Leave them out"},
     "training.report_to": {"none": "Nothing else", "trackio": "trackio"},
 }
 

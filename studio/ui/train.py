@@ -107,6 +107,7 @@ def _data_section(studio: Studio, form: Form) -> data_panel.DataPanel:
         form.field("data.max_rows")
         form.field("data.held_out")
         form.field("data.max_held_out_rows")
+        form.field("data.broken_rows")
         form.field("data.split")
         form.field("data.config")
         form.field("data.system_prompt")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from studio.core.errors import DataError
+from studio.core.errors import BrokenRows, DataError
 from studio.core.spec import DataSpec
 from studio.data import load
 from studio.data.load import load_data
@@ -25,7 +25,8 @@ def contents(examples):
 def test_rows_are_cleaned_counted_and_split(write_rows, home):
     rows = [*pairs(50), {"prompt": "", "completion": "x"}, {"prompt": "y"}, *pairs(3)]
     data = load_data(DataSpec(source=str(write_rows(rows)), held_out=0.2), home)
-    assert data.report.to_json() == {"rows": 55, "empty": 2, "duplicate": 3, "train": 40, "held_out": 10, "held_out_by": "share"}
+    counts = {"rows": 55, "empty": 2, "duplicate": 3, "broken": 0, "train": 40, "held_out": 10}
+    assert data.report.to_json() == {**counts, "held_out_by": "share"}
     assert (len(data.train), len(data.held_out)) == (40, 10)
     assert (data.format, data.columns) == ("prompt_completion", {"prompt": "prompt", "completion": "completion"})
     assert not contents(data.train) & contents(data.held_out)
@@ -148,6 +149,53 @@ def test_a_broken_row_further_down_is_named(write_rows, home):
     path.write_text(path.read_text() + "{broken\n")
     with pytest.raises(DataError, match=r"rows\.jsonl, line 101"):
         load_data(DataSpec(source=str(path)), home)
+
+
+def broken_file(write_rows, good, broken):
+    path = write_rows(pairs(good))
+    path.write_text(path.read_text() + "{broken\n" * broken)
+    return str(path)
+
+
+def test_broken_rows_refuse_the_data_and_say_how_many_and_how_to_leave_them_out(write_rows, home):
+    with pytest.raises(BrokenRows) as caught:
+        load_data(DataSpec(source=broken_file(write_rows, 20, 7)), home)
+    assert caught.value.count == 7
+    assert caught.value.message.startswith("7 of 27 rows are broken:\n• rows.jsonl, line 21 is not valid JSON")
+    assert "line 25 " in caught.value.message and "line 26 " not in caught.value.message
+    assert caught.value.message.endswith("• and 2 more")
+    assert "data.broken_rows=leave_out" in caught.value.hint
+
+
+def test_broken_rows_are_left_out_and_counted_on_request(write_rows, home):
+    path = write_rows(pairs(20))
+    whole = load_data(DataSpec(source=str(path)), home)
+    lines = path.read_text().splitlines()
+    lines[3:3] = ["{broken", '["no object"]']
+    lines.append(json.dumps({"prompt": {"no": "text"}, "completion": "c"}))
+    path.write_text("\n".join(lines))
+    data = load_data(DataSpec(source=str(path), broken_rows="leave_out"), home)
+    assert (data.report.broken, data.report.rows, data.report.empty) == (3, 23, 0)
+    assert data.fingerprint == whole.fingerprint
+    assert (data.train, data.held_out) != ([], [])
+
+
+def test_a_broken_row_is_left_out_of_a_split_of_its_own_too(write_rows, home):
+    folder = write_rows(pairs(20), "set/train.jsonl").parent
+    test = write_rows(pairs(5, start=100), "set/test.jsonl")
+    test.write_text(test.read_text() + "{broken\n")
+    data = load_data(DataSpec(source=str(folder), broken_rows="leave_out"), home)
+    assert (data.report.held_out_by, data.report.held_out, data.report.broken) == ("split", 5, 1)
+
+
+@pytest.mark.parametrize("choice", ["refuse", "leave_out"])
+def test_mostly_broken_data_are_refused_in_any_case(write_rows, home, choice):
+    with pytest.raises(DataError, match="21 of 41 rows are broken") as caught:
+        load_data(DataSpec(source=broken_file(write_rows, 20, 21), broken_rows=choice), home)
+    assert not isinstance(caught.value, BrokenRows), "not to be left out"
+    assert "leave_out" not in caught.value.hint
+    half = DataSpec(source=broken_file(write_rows, 20, 20), broken_rows="leave_out")
+    assert load_data(half, home).report.broken == 20
 
 
 def test_wrong_columns_are_refused(write_rows, home):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from studio.core.errors import DataError, ModelNotFound
 from studio.core.spec import DataSpec, ModelSpec, TrainingSpec
 from studio.data import preview as module
+from studio.data.counts import count_rows
 from studio.data.format import encode_examples
 from studio.data.load import load_data
 from studio.data.preview import DataPreview, Previewer, measure_lengths, shorten
@@ -42,7 +43,10 @@ def test_it_shows_rows_layout_and_counts(previewer, write_rows, home, tokenizer)
     assert shown.rows == pairs(5)
     assert (shown.format, shown.columns) == ("prompt_completion", {"prompt": "prompt", "completion": "completion"})
     assert shown.all_columns == ["prompt", "completion"]
-    assert shown.counts == {**loaded.report.to_json(), "too_long": encoded.dropped, "cut": 0}
+    held_out = encode_examples(loaded.held_out, tokenizer, TrainingSpec(max_length=200))
+    assert shown.counts == count_rows(loaded.report, encoded, held_out)
+    assert shown.counts["too_long"] == encoded.dropped + held_out.dropped
+    assert sum(shown.counts[name] for name in ("train", "held_out", "empty", "duplicate", "too_long")) == shown.counts["rows"] == 23
     assert (shown.counts["empty"], shown.counts["duplicate"]) == (1, 2)
     assert shown.fingerprint == loaded.fingerprint
     assert shown.measured == len(loaded.train) == sum(shown.lengths.counts)
@@ -117,7 +121,15 @@ def test_a_missing_model_leaves_the_data_to_be_seen(home, write_rows):
 def test_where_nothing_fits_the_lengths_still_show(previewer, write_rows):
     shown = look(previewer, write_rows(pairs(10)), TrainingSpec(max_length=8))
     assert "within 8 tokens" in shown.problem["message"]
-    assert shown.counts["too_long"] == sum(shown.lengths.counts) == 9
+    assert sum(shown.lengths.counts) == 9
+    assert (shown.counts["too_long"], shown.counts["train"], shown.counts["held_out"]) == (10, 0, 0)
+
+
+def test_held_out_rows_none_of_which_fits_are_a_problem_as_they_are_for_a_run(previewer, write_rows):
+    folder = write_rows(pairs(2), "set/train.jsonl").parent
+    write_rows(pairs(30)[-2:], "set/test.jsonl")
+    shown = look(previewer, folder, TrainingSpec(max_length=100))
+    assert "None of the 2 held-out examples is left within 100 tokens" in shown.problem["message"]
 
 
 def test_data_and_tokenizer_stay_warm_until_they_change(home, write_rows, tokenizer, monkeypatch):

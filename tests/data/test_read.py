@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import pyarrow
 import pyarrow.parquet
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from studio.core.errors import DataError
 from studio.data import read
+from studio.data.broken import BrokenRow
 from studio.data.read import find_files, read_rows
 
 CELLS = st.text(alphabet=st.characters(exclude_categories=("Cs", "Cc"), include_characters="\n\t"), max_size=20)
@@ -72,10 +74,63 @@ def test_lines_are_those_of_the_file(tmp_path):
 def test_a_broken_row_is_named_by_its_line(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_text(content)
-    with pytest.raises(DataError) as error:
-        list(read_rows(path))
-    assert message in error.value.message
-    assert error.value.hint
+    problem = first_problem(path)
+    assert message in problem.message
+    assert problem.hint
+
+
+def first_problem(path):
+    """What is wrong with a file or with its first broken row."""
+    try:
+        return next(row.problem for row in read_rows(path) if isinstance(row, BrokenRow))
+    except DataError as error:
+        return error
+
+
+JSON_BREAKS = st.sampled_from(["{", "nonsense", '{"prompt": }', "[1]", "7", "null", '{"a": "\\ud800"}', b'{"a": "\xff"}'])
+CSV_BREAKS = st.sampled_from(["a,b,c", "a", '"a"x,b', b"\xff,b"])
+
+
+@settings(deadline=None, max_examples=80)
+@given(data=st.data(), suffix=st.sampled_from([".jsonl", ".csv"]))
+def test_the_rows_around_broken_ones_are_read_and_the_broken_named(tmp_path_factory, data, suffix):
+    good = {"prompt": "p", "completion": "c"}
+    breaks = JSON_BREAKS if suffix == ".jsonl" else CSV_BREAKS
+    lines = data.draw(st.lists(st.one_of(st.none(), breaks), min_size=1, max_size=12))
+    whole = json.dumps(good) if suffix == ".jsonl" else "p,c"
+    texts = ["prompt,completion"] * (suffix == ".csv") + [whole if line is None else line for line in lines]
+    path = tmp_path_factory.mktemp("broken") / f"rows{suffix}"
+    path.write_bytes(b"".join((text if isinstance(text, bytes) else text.encode()) + b"\n" for text in texts))
+    found = list(read_rows(path))
+    first = 1 + (suffix == ".csv")
+    assert [isinstance(row, BrokenRow) for row in found] == [line is not None for line in lines]
+    for number, row in enumerate(found, start=first):
+        if isinstance(row, BrokenRow):
+            assert row.problem.message.startswith(f"rows{suffix}, line {number}") and row.lines == 1
+        else:
+            assert (row.values, row.line) == (good, number)
+
+
+@settings(deadline=None, max_examples=80)
+@given(content=st.lists(st.sampled_from(['"', ",", "\n", "a", "p,c\n", "\r\n", "é"])), suffix=st.sampled_from([".jsonl", ".csv"]))
+def test_every_line_is_in_a_row_or_broken_or_blank(tmp_path_factory, content, suffix):
+    """Whatever a file holds: places go up, broken pieces begin where the piece before ended, and nothing is raised but a named error."""
+    path = tmp_path_factory.mktemp("any") / f"rows{suffix}"
+    text = "prompt,completion\n" + "".join(content)
+    path.write_bytes(text.encode())
+    found = list(read_rows(path))
+    places = [int(re.search(r"line (\d+)", row.problem.message)[1]) if isinstance(row, BrokenRow) else row.line for row in found]
+    assert places == sorted(set(places))
+    lost = sum(row.lines for row in found if isinstance(row, BrokenRow))
+    assert lost + sum(isinstance(row, read.Row) for row in found) <= len(text.splitlines())
+
+
+def test_a_quotation_mark_too_many_costs_the_lines_up_to_where_it_shows(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('text,more\n1,"opened\n2,b\n3,"c"\n4,d\n')
+    broken, last = read_rows(path)
+    assert broken.problem.message.startswith("a.csv, line 2 is not valid CSV") and broken.lines == 3
+    assert (last.values, last.line) == ({"text": "4", "more": "d"}, 5)
 
 
 def test_rows_before_a_broken_one_are_still_read(tmp_path):
@@ -87,8 +142,13 @@ def test_rows_before_a_broken_one_are_still_read(tmp_path):
 def test_text_that_is_not_utf8_is_named(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes('{"text": "é"}\n'.encode("latin-1"))
-    with pytest.raises(DataError, match="not UTF-8"):
-        list(read_rows(path))
+    assert "a.jsonl, line 1 is not UTF-8" in first_problem(path).message
+    table = tmp_path / "a.csv"
+    table.write_bytes("text\nplain\né\n".encode("latin-1"))
+    assert "a.csv, line 3 is not UTF-8" in first_problem(table).message
+    array = tmp_path / "a.json"
+    array.write_bytes('[{"text": "é"}]'.encode("latin-1"))
+    assert "a.json is not UTF-8 text" in first_problem(array).message
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
@@ -113,9 +173,10 @@ def test_limits_are_kept(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="larger than"):
         list(read_rows(big))
     long = tmp_path / "long.jsonl"
-    long.write_text('{"text": "a"}\n{"text": "' + "x" * 200 + '"}\n')
-    with pytest.raises(DataError, match=r"long\.jsonl, line 2 is longer"):
-        list(read_rows(long))
+    long.write_text('{"text": "a"}\n{"text": "' + "x" * 2000 + '"}\n{"text": "b"}\n')
+    _, broken, last = read_rows(long)
+    assert broken.problem.message.startswith("long.jsonl, line 2 is longer")
+    assert (last.values, last.line) == ({"text": "b"}, 3)
 
 
 def test_a_long_file_is_read_row_by_row(tmp_path):
@@ -124,8 +185,7 @@ def test_a_long_file_is_read_row_by_row(tmp_path):
     path.write_text("text\n" + "row\n" * 1000 + '"never closed')
     rows = read_rows(path)
     assert [next(rows).values["text"] for _ in range(1000)] == ["row"] * 1000
-    with pytest.raises(DataError, match="line 1002"):
-        next(rows)
+    assert next(rows).problem.message.startswith("a.csv, line 1002 ")
 
 
 def test_files_are_found_with_their_splits(tmp_path):

@@ -51,6 +51,9 @@ def test_a_run_leaves_everything(make_spec: MakeSpec, make_run: MakeRun, home: S
     assert (read_json(paths.progress) or {})["phase"] == "saving"
     environment = read_json(paths.environment) or {}
     assert len(environment["data_fingerprint"]) == 64 and environment["versions"]["peft"]
+    assert environment["data_rows"] == {**environment["data_rows"], "broken": 0, "cut": 0}
+    kept, left_out = ("train", "held_out"), ("empty", "duplicate", "broken", "too_long")
+    assert environment["data_rows"]["rows"] == sum(environment["data_rows"][name] for name in (*kept, *left_out))
     assert sorted(path.name for path in paths.snapshots.iterdir()) == ["step-000000", "step-000003", "step-000006"]
     assert not [path for path in paths.folder.rglob("*") if path.suffix in (".pt", ".pth", ".bin")]
 
