@@ -102,6 +102,7 @@ def serve(home: StudioHome, host: str = "127.0.0.1", port: int = 7860, open_brow
             server_name=host, server_port=port, inbrowser=open_browser, share=False, quiet=True, show_error=True, ssr_mode=False, pwa=True,
             favicon_path=str(ASSETS / "logo.svg"), theme=studio_theme(), css=css, footer_links=[], prevent_thread_lock=True,
             auth=("studio", password) if password else None, max_file_size="500mb", strict_cors=True, state_session_capacity=SESSIONS,
+            run_history=False,  # gradio's client would write every event with its figures to the browser's disk, anew and whole each time
             allowed_paths=[str(home.root / "exports")], app_kwargs={"middleware": [Middleware(KeptAssets)]},
         )  # fmt: skip
         # Flushed: where the output goes to a file or a pipe, the address must be there while the studio runs.

@@ -133,8 +133,10 @@ def page(browser: Browser, server: StudioServer) -> Iterator[Page]:
     opened.goto(server.url)
     opened.wait_for_load_state("networkidle")
     yield opened
+    kept = opened.evaluate("[...Object.keys(localStorage), ...Object.keys(sessionStorage)]")
     context.close()
     assert troubles == []
+    assert [key for key in kept if not key.startswith("peft-studio")] == []  # gradio's own history of all events grows with every click
 
 
 # What Chromium and gradio's client say when a server dies under them: a stream cut in the middle, a request without an answer.
