@@ -78,6 +78,8 @@ def run_show(options: argparse.Namespace, home: StudioHome) -> int:
             f"{show_count(result.trainable_parameters)} of {show_count(result.total_parameters)} parameters trained, "
             f"{show_bytes(result.peak_memory_bytes)} at the peak, adapter {show_bytes(result.adapter_bytes)}"
         )
+    for name in record.damaged:
+        print(f"{name} holds values that no run writes; they are left out here.")
     if result and result.error:
         print(f"{result.error.get('message', '')} {result.error.get('hint', '')}".strip())
     found = runner.list_checkpoints(record.paths)

@@ -134,7 +134,9 @@ def from_json(data: dict[str, Any]) -> StudioError:
     """The error that `to_json` wrote, as the same class; an unknown class comes back as a plain StudioError."""
     kind = _classes(StudioError).get(str(data.get("error")), StudioError)
     if kind is SpecError:
-        return SpecError(list(data.get("problems") or [str(data.get("message", ""))]), str(data.get("hint", "")))
+        problems = data.get("problems")
+        told = [str(problem) for problem in problems] if isinstance(problems, list) else []
+        return SpecError(told or [str(data.get("message", ""))], str(data.get("hint", "")))
     if kind is BrokenRows:
         return BrokenRows(str(data.get("message", "")), str(data.get("hint", "")), int(data.get("count") or 1))
     return kind(str(data.get("message", "")), str(data.get("hint", "")))

@@ -44,10 +44,17 @@ def write_json(path: Path, data: Any) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in `path`, or None when it is missing or not (yet) a JSON object."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """json.loads; half a character, which JSON's escapes can spell and no file or page can take, becomes '?'. Raises as json.loads does."""
+    data = json.loads(text)
+    escapes = b"\\u" if isinstance(text, bytes) else "\\u"
+    return json.loads(json.dumps(data, ensure_ascii=False).encode("utf-8", "replace")) if escapes in text else data  # type: ignore[operator]
 
 
 def append_line(path: Path, data: dict[str, Any]) -> None:
@@ -82,7 +89,7 @@ def read_lines(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
 def _objects(block: bytes) -> Iterator[dict[str, Any]]:
     for line in block.splitlines():
         try:
-            data = json.loads(line)
+            data = parse_json(line)
         except (ValueError, RecursionError):
             continue
         if isinstance(data, dict):

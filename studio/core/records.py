@@ -5,10 +5,22 @@ A metrics line is one StepRecord; result.json is one RunResult. Both are written
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from typing import Any
+
+LARGEST = 1e100
+"""No figure of a run is larger, and sums and products of such ones are still numbers."""
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value read from a file can be a figure of a run: a finite number that is not out of all reason."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def whole(value: Any) -> int:
+    """A count as it was written; 0 for text, NaN, infinity and what no counter reaches."""
+    return int(value) if is_number(value) and 0 <= value < 2**53 else 0
 
 
 class RunStatus(str, Enum):
@@ -59,8 +71,9 @@ class StepRecord:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> StepRecord:
-        """Unknown keys are passed over, so that an older studio reads a newer run."""
-        return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
+        """Unknown keys are passed over, so that an older studio reads a newer run; so are values that are no numbers."""
+        known = {f.name: data[f.name] for f in fields(cls) if is_number(data.get(f.name))}
+        return cls(**{**known, "step": whole(data.get("step"))})
 
 
 @dataclass(frozen=True)
@@ -120,7 +133,7 @@ def _fits(name: str, default: Any, value: Any) -> bool:
         return default is None
     if name == "error":
         return isinstance(value, dict)
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return is_number(value)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def show_bytes(value: float) -> str:
     """1,234,567,890 -> '1.23 GB' (decimal: 1 GB = 1e9 bytes)."""
@@ -20,7 +22,9 @@ def show_count(value: float) -> str:
 
 
 def show_duration(seconds: float) -> str:
-    """59 -> '59 s', 125 -> '2 min 05 s', 7260 -> '2 h 01 min', 200000 -> '2 d 7 h'."""
+    """59 -> '59 s', 125 -> '2 min 05 s', 7260 -> '2 h 01 min', 200000 -> '2 d 7 h'; '–' for what no clock shows."""
+    if not math.isfinite(seconds):
+        return "–"
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"

@@ -46,6 +46,8 @@ class MetricTable:
         self._columns = {name: array("d") for name in COLUMNS}
         self._offset = 0
         self._file = 0
+        self.unread = 0
+        """Lines that no run writes, which were passed over."""
 
     def __len__(self) -> int:
         return len(self._columns["step"])
@@ -65,7 +67,9 @@ class MetricTable:
             lines, self._offset = _read_block(self.path, self._offset)
             # In pieces: a hundred thousand records at once are slow to allocate, and are only needed for a moment.
             for start in range(0, len(lines), PIECE):
-                self._extend([line for line in _parse(lines[start : start + PIECE]) if _is_step(line)])
+                steps = [line for line in _parse(lines[start : start + PIECE]) if _is_step(line)]
+                self.unread += len([line for line in lines[start : start + PIECE] if line.strip()]) - len(steps)
+                self._extend(steps)
             return bool(lines)
 
     def _extend(self, lines: list[dict[str, Any]]) -> None:
@@ -250,4 +254,5 @@ def _parse_line(line: bytes) -> Any:
 
 
 def _is_step(line: dict[str, Any]) -> bool:
-    return isinstance(line.get("step"), int)
+    step = line.get("step")
+    return type(step) is int and 0 <= step < 2**53

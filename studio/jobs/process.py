@@ -41,7 +41,7 @@ class ProcessIdentity:
         """What process.json says; None when it says nothing sensible."""
         try:
             return cls(int(data["pid"]), float(data["started"])) if data else None
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             return None
 
     def to_json(self) -> dict[str, Any]:

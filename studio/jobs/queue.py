@@ -161,9 +161,9 @@ def _start(home: StudioHome, paths: RunPaths, module: str) -> str | None:
 
 def _spawn(paths: RunPaths, module: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", module, str(paths.folder)]
-    checkpoint = (read_json(paths.resume) or {}).get("checkpoint")
+    checkpoint = str((read_json(paths.resume) or {}).get("checkpoint") or "").replace("\0", "")
     if checkpoint:
-        command += ["--resume", str(paths.checkpoints / Path(str(checkpoint)).name)]
+        command += ["--resume", str(paths.checkpoints / Path(checkpoint).name)]
     with paths.log.open("ab") as output:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,

@@ -185,10 +185,9 @@ def _withdraw(paths: RunPaths) -> RunStatus:
     if before is None:
         write_json(paths.result, RunResult(RunStatus.CANCELLED).to_json())
         return RunStatus.CANCELLED
-    write_json(paths.spec, before["spec"])
-    for file, data in ((paths.process, before["process"]), (paths.result, before["result"])):
-        if data is not None:
-            write_json(file, data)
+    for file, name in ((paths.spec, "spec"), (paths.process, "process"), (paths.result, "result")):
+        if isinstance(before.get(name), dict):
+            write_json(file, before[name])
     paths.resume.unlink(missing_ok=True)
     return read_status(paths)
 

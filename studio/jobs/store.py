@@ -8,6 +8,7 @@ Summaries of runs that are over are kept in memory under the modification times 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,10 +17,18 @@ from typing import Any
 from studio.core.errors import RunError, SpecError
 from studio.core.files import read_json, read_tail
 from studio.core.paths import RUN_ID, RunPaths, StudioHome
-from studio.core.records import Progress, RunNotes, RunResult, RunStatus
+from studio.core.records import Progress, RunNotes, RunResult, RunStatus, is_number, whole
 from studio.core.spec import RunSpec
 from studio.jobs.metrics import last_value, sparkline
 from studio.jobs.process import ProcessIdentity, find_process
+
+PLAN_FIELDS: dict[str, Callable[[Any], bool]] = dict.fromkeys(("memory_bytes", "trainable_parameters", "total_parameters"), is_number)
+ENVIRONMENT_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "versions": lambda value: isinstance(value, dict),
+    "git": lambda value: value is None or isinstance(value, dict),
+    "data_fingerprint": lambda value: isinstance(value, str),
+}
+"""What is read of these files by others than a person, and what it must be."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,8 @@ class RunRecord:
     result: RunResult | None
     environment: dict[str, Any] | None
     plan: dict[str, Any] | None
+    damaged: tuple[str, ...] = ()
+    """Names of files that hold values no run writes; these are left out here."""
 
     @property
     def id(self) -> str:
@@ -117,7 +128,7 @@ def _parse_result(data: dict[str, Any]) -> RunResult | None:
 
 def read_progress(paths: RunPaths) -> Progress:
     data = read_json(paths.progress) or {}
-    return Progress(str(data.get("phase", "")), _whole(data.get("step")), _whole(data.get("total_steps")))
+    return Progress(str(data.get("phase", "")), whole(data.get("step")), whole(data.get("total_steps")))
 
 
 def read_notes(paths: RunPaths) -> RunNotes:
@@ -153,9 +164,12 @@ def read_spec_of(paths: RunPaths) -> RunSpec:
 def read_run(home: StudioHome, run_id: str) -> RunRecord:
     """All that is known of one run. Raises RunNotFound or RunError."""
     paths = home.run(run_id)
+    environment, is_environment = _read_known(paths.environment, ENVIRONMENT_FIELDS)
+    plan, is_plan = _read_known(paths.plan, PLAN_FIELDS)
+    damaged = [path.name for path, is_right in ((paths.environment, is_environment), (paths.plan, is_plan)) if not is_right]
     return RunRecord(
         paths, read_spec_of(paths), read_status(paths), read_created(paths), read_progress(paths), read_notes(paths),
-        read_result(paths), read_json(paths.environment), read_json(paths.plan),
+        read_result(paths), environment, plan, tuple(damaged),
     )  # fmt: skip
 
 
@@ -234,6 +248,10 @@ def _text(spec: dict[str, Any], part: str, field: str) -> str:
     return str(values.get(field, "")) if isinstance(values, dict) else ""
 
 
-def _whole(value: Any) -> int:
-    """A count as it was written; 0 for text, NaN, infinity and what no counter reaches."""
-    return int(value) if isinstance(value, (int, float)) and 0 <= value < 2**53 else 0
+def _read_known(path: Path, fits: dict[str, Callable[[Any], bool]]) -> tuple[dict[str, Any] | None, bool]:
+    """The object in a file without the fields that hold what they cannot, and whether all was as a run writes it; None for no object."""
+    data = read_json(path)
+    if data is None:
+        return None, not path.exists()
+    wrong = {name for name, is_right in fits.items() if name in data and not is_right(data[name])}
+    return {name: value for name, value in data.items() if name not in wrong}, not wrong

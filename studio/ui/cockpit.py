@@ -7,7 +7,7 @@ from typing import Any
 
 from studio.core.files import read_lines
 from studio.core.paths import RunPaths
-from studio.core.records import RunResult, RunStatus, StepRecord
+from studio.core.records import RunResult, RunStatus, StepRecord, whole
 from studio.core.spec import RunSpec
 from studio.core.units import show_bytes, show_count, show_duration, show_share
 from studio.jobs.store import RunRecord
@@ -47,10 +47,16 @@ def header_html(record: RunRecord, records: Sequence[StepRecord], place: tuple[i
     if place:
         help_text = f"Number {place[0]} of {place[1]} that wait. " + ("It starts next." if place[0] == 1 else help_text)
     kind = "warn" if record.status in (RunStatus.LOST, RunStatus.UNREADABLE) else "info"
-    body = _failure(record.result) + (markup.notice(help_text, kind) if help_text else "")
+    body = _failure(record.result) + _damage(record) + (markup.notice(help_text, kind) if help_text else "")
     if record.status.is_active:
         body += _progress(record, records)
     return title + _tags(record) + body + warnings_html(record, records) + _figures(record, records)
+
+
+def _damage(record: RunRecord) -> str:
+    """Which files of the run hold what no run writes."""
+    texts = [f"{name} holds values that no run writes; they are left out here." for name in record.damaged]
+    return markup.notice("\n".join(texts), "warn") if texts else ""
 
 
 def _tags(record: RunRecord) -> str:
@@ -149,7 +155,7 @@ def samples_html(paths: RunPaths) -> str:
 
 def _sample(prompt: str, answers: Sequence[dict[str, Any]]) -> str:
     shown = "".join(
-        f"<details{' open' if index == len(answers) - 1 else ''}><summary>step {int(answer.get('step', 0)):,}</summary>"
+        f"<details{' open' if index == len(answers) - 1 else ''}><summary>step {whole(answer.get('step')):,}</summary>"
         f"<pre>{markup.escape(str(answer.get('answer', '')))}</pre></details>"
         for index, answer in enumerate(answers)
     )

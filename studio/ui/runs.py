@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -172,6 +173,8 @@ def show(studio: Studio, looked: Looked, any_runs: bool) -> list[Any]:
             "No runs yet", "Choose a model, a dataset and a method on the Train tab, then press Train.")  # fmt: skip
         return blank(markup.empty(*texts))
     table = metric_table(record.paths)
+    if table.unread:
+        record = replace(record, damaged=(*record.damaged, record.paths.metrics.name))
     records, revision = table.records(POINTS), looked.selected
     waiting = [paths.id for paths in waiting_runs(studio.home)] if record.status is RunStatus.QUEUED else []
     place = (waiting.index(record.id) + 1, len(waiting)) if record.id in waiting else None
@@ -181,9 +184,9 @@ def show(studio: Studio, looked: Looked, any_runs: bool) -> list[Any]:
     return [
         *runs_actions.button_updates(record, place),
         cockpit.header_html(record, records, place),
-        gr.update(value=curve, visible=bool(records)),
+        gr.update(value=plot.drawn(curve), visible=bool(records)),
         gr.update(visible=bool(records)),
-        gr.update(value=vitals, visible=bool(records)),
+        gr.update(value=plot.drawn(vitals), visible=bool(records)),
         cockpit.samples_html(record.paths),
         cockpit.details_html(record),
         store.read_log(record.paths),
@@ -217,8 +220,8 @@ def compare(studio: Studio, run_ids: list[str], looked: Looked) -> list[Any]:
     info = pareto_info(runs_compare.run_costs(runs), looked.cost)  # type: ignore[arg-type]
     return [
         runs_compare.comparison_html(runs),
-        compare_figure(curves, log_scale=looked.log_scale, revision=looked.compared),
-        pareto_figure(info, revision=f"{looked.compared} {looked.cost}"),
+        plot.drawn(compare_figure(curves, log_scale=looked.log_scale, revision=looked.compared)),
+        plot.drawn(pareto_figure(info, revision=f"{looked.compared} {looked.cost}")),
         runs_compare.differences_html(runs),
     ]
 

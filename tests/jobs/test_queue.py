@@ -130,6 +130,19 @@ def test_a_run_that_has_ended_but_not_gone_still_holds_the_device(home: StudioHo
     assert queue.advance_queue(home, MODULE) == waiting.id
 
 
+@pytest.mark.parametrize("resume", ['{"checkpoint": "a\\u0000b"}', '{"checkpoint": [1]}', '{"checkpoint": "step-000005", "spec": 7}', "{}"])
+def test_a_wish_to_resume_that_nobody_wrote_does_not_stop_the_queue(home: StudioHome, make_spec: MakeSpec, resume: str) -> None:
+    busy, odd = start(home, make_spec("busy", steps=5000)), start(home, make_spec("odd"))
+    odd.resume.write_text(resume)
+    runner.cancel_run(home, odd.id)  # asks resume.json what the run was before
+    odd.result.unlink(missing_ok=True)
+    odd.resume.write_text(resume)
+    runner.cancel_run(home, busy.id)
+    after = start(home, make_spec("after", steps=2))
+    drain(home)
+    assert read_status(odd).is_over and read_status(after) is RunStatus.FINISHED
+
+
 def test_ended_children_do_not_stay_zombies(home: StudioHome, make_spec: MakeSpec) -> None:
     start(home, make_spec(steps=1))
     drain(home)
