@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 try:
     from studio import __version__
-    from studio.cli import analysis, api, chat, compare, export, importing, methods, plan, runs, serve, train
+    from studio.cli import analysis, api, calibrate, chat, compare, export, importing, methods, plan, runs, serve, train
     from studio.cli.output import print_json, say
     from studio.core.errors import StudioError, from_os_error
     from studio.core.paths import StudioHome
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"PEFT Studio {__version__}")
     parser.add_argument("--home", help="where models, data and runs are kept")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for group in (serve, train, plan, runs, compare, chat, methods, export, importing, analysis, api):
+    for group in (serve, train, plan, runs, compare, chat, methods, calibrate, export, importing, analysis, api):
         group.add_verbs(verbs)
     for verb in verbs.choices.values():
         # Without a default of its own, so that `--home X VERB` is not overwritten.

@@ -28,6 +28,8 @@ MAY_IMPORT = {
     "evals": {"play", "methods", "models", "data", "core"},
     # To reproduce a run, its rows and its start are made as the training made them.
     "export": {"train", "methods", "models", "data", "core"},
+    # Measured as a training measures, written as an export is: built beside, renamed when whole.
+    "calibration": {"export", "train", "methods", "models", "data", "core"},
     "play": {"methods", "models", "core"},
     "analysis": {"methods", "models", "core"},
     "plots": {"core"},
