@@ -43,7 +43,7 @@ class Studio:
         local = [
             (f"{path.name} (on disk)", str(path))
             for path in sorted(self.home.models.glob("*"))
-            if path != self.home.starter_model and ((path / "config.json").is_file() or path.suffix == ".gguf")
+            if path != self.home.starter_model and path.name[0] != "." and ((path / "config.json").is_file() or path.suffix == ".gguf")
         ]
         return [(starter.title, starter.id), *local, *[(f"{model.title} (hub)", model.id) for model in others]]
 

@@ -1,0 +1,85 @@
+"""One line under QLoRA: round the chosen base with calibration, and train on that.
+
+The calibration worker does it, on the dataset chosen in the form; it lives as long as the click. At the end the new folder is chosen
+as the base model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from studio.core.errors import RunError, StudioError
+from studio.jobs import store
+from studio.jobs.worker import Worker
+from studio.ui import markup
+from studio.ui.form import Form
+from studio.ui.guard import guarded
+from studio.ui.studio import Studio
+
+OFFER = (
+    '<p class="how">4 bits cost a small model some of its answers. Calibration loses less of them: the weights are rounded so that what each '
+    "layer computes on your data stays close. It makes a new base model, once, in minutes; this one stays as it is.</p>"
+)
+HELD_AS = {"unquantized": "Not quantized", "nf4": "NF4", "calibrated": "NF4, calibrated"}
+
+
+class CalibrationLine(NamedTuple):
+    line: gr.Group
+    """Shown with QLoRA alone."""
+    told: gr.HTML
+    go: gr.Button
+
+
+def build(family: gr.Radio) -> CalibrationLine:
+    with gr.Group(elem_classes="fields", visible=False) as line:
+        told = gr.HTML(OFFER, padding=False, elem_id="calibration")
+        with gr.Row(elem_classes="actions"):
+            go = gr.Button("Round with calibration", size="sm", elem_id="calibrate-button")
+    family.change(lambda value: gr.update(visible=value == "qlora"), family, line, show_progress="hidden", queue=False)
+    return CalibrationLine(line, told, go)
+
+
+def wire(studio: Studio, form: Form, line: CalibrationLine) -> None:
+    model = form.fields["model.id"].widget
+
+    def calibrate(values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
+        for told, path in calibrated(studio, form.spec_data(values)):
+            chosen = {model: gr.update(choices=studio.model_choices(), value=path)} if path else {}
+            yield {line.told: told, **chosen}
+
+    line.go.click(guarded(calibrate), form.widgets, [line.told, model], show_progress="hidden", concurrency_limit=1)
+
+
+def calibrated(studio: Studio, data: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What to show, and at the end the folder, else "". Errors: RunError while a run needs the memory; the worker's own."""
+    if any(run.status.is_active for run in store.list_runs(studio.home)):
+        raise RunError("A run is training and needs the memory.", "Wait until it has ended, or stop it.")
+    worker = Worker("studio.calibration", studio.home.root / "logs" / "calibration.log", arguments=["--home", str(studio.home.root)])
+    yield markup.waiting("Starting"), ""
+    try:
+        for event in worker.stream("calibrate", model=data.get("model"), data=data.get("data")):
+            if event.name == "done":
+                yield done_html(event.data), event.data["path"]
+            else:
+                share, phrase = event.data
+                yield f'{markup.progress_bar(share, phrase)}<p class="how">{markup.escape(phrase)}</p>', ""
+    except StudioError:
+        yield OFFER, ""  # no bar that stands still for ever; the toast says why
+        raise
+    finally:
+        worker.close(grace_s=0)
+
+
+def done_html(done: dict[str, Any]) -> str:
+    """The three losses, measured on rows that calibration has not seen."""
+    losses, rows = done["held_out"]["loss"], done["held_out"]["rows"]
+    base = losses["unquantized"]
+    cells = [
+        markup.stat(label, f"{losses[name]:.4f}", f"{100 * (losses[name] / base - 1):+.1f} %" if name != "unquantized" else "")
+        for name, label in HELD_AS.items()
+    ]
+    told = f"Held-out loss of the base before training, on {rows} rows. The calibrated model is now the base model above."
+    return f'{markup.stats(cells)}<p class="how">{told}</p>'
