@@ -74,6 +74,7 @@ def calibrate(spec: RunSpec, home: StudioHome, target: Path, report: Callable[[f
         if not train or not held_out:
             raise DataError("No row is left to calibrate with, or none to measure on.", "Choose other data, or raise training.max_length.")
         with new_folder(target) as part:
+            report(0.01, "loading the model")
             base = load_base(held_as(spec, "none", "bfloat16"), home)
             round_layers(
                 base.model, list(batches_of(train, base)), spec.model.double_quantization,

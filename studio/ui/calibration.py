@@ -20,7 +20,7 @@ from studio.ui.guard import guarded
 from studio.ui.studio import Studio
 
 OFFER = (
-    '<p class="how">4 bits cost a small model some of its answers. Calibration loses less of them: the weights are rounded so that what each '
+    '<p class="how">4 bits cost a small model some of its answers. Calibration loses less of them: weights are rounded so that what each '
     "layer computes on your data stays close. It makes a new base model, once, in minutes; this one stays as it is.</p>"
 )
 HELD_AS = {"unquantized": "Not quantized", "nf4": "NF4", "calibrated": "NF4, calibrated"}
