@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from studio.__main__ import build_parser, main
+from studio.cli.output import ProgressLine
 from studio.core.files import read_json, write_json
 from studio.core.paths import RunPaths, StudioHome
 from studio.core.records import Progress, RunResult, RunStatus
@@ -241,6 +242,16 @@ def test_train_watches_a_run_to_its_end(spec_file: str, home: StudioHome, capsys
     assert end["run"].endswith("-from-a-file")
     assert read_json(home.run(end["run"]).plan) == {"total_bytes": 1}
     assert "8/8" in said.err and "finished: 8 steps" in said.err
+
+
+def test_an_evaluation_says_how_far_it_is_once_a_quarter(home: StudioHome) -> None:
+    paths, out = RunPaths(home.runs / RUN), io.StringIO()
+    line = ProgressLine(paths, out)
+    for batch in range(1, 21):
+        write_json(paths.progress, vars(Progress("evaluating", 0, 100, batch, 20)))
+        line.show("running")
+    bar = f"[{'·' * 24}] 0/100  evaluating"
+    assert out.getvalue() == "".join(f"{bar} {batch} of 20 batches\n" for batch in (1, 5, 10, 15, 20))
 
 
 def test_train_detached_returns_and_resume_goes_on(spec_file: str, home: StudioHome, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 from studio.core.paths import RunPaths
+from studio.core.records import Progress
 from studio.core.units import show_duration
 from studio.jobs.metrics import metric_table
 from studio.jobs.store import read_progress
@@ -38,22 +39,27 @@ def show_loss(value: float | None) -> str:
 
 
 class ProgressLine:
-    """A run's progress: one line that redraws itself on a terminal; elsewhere a line per phase and per tenth of the way."""
+    """A run's progress: one line that redraws itself on a terminal; elsewhere a line per phase and per tenth of the way.
+
+    A quarter of a long evaluation is a line as well.
+    """
 
     def __init__(self, paths: RunPaths, out: TextIO | None = None) -> None:
         self.paths = paths
         self.out = out or sys.stderr
-        self._last: tuple[str, int] = ("", -1)
+        self._last: tuple[str, int, int] = ("", -1, -1)
         self._drawn = 0
 
     def show(self, status: str) -> None:
-        phase, share, text = self.describe(status)
+        progress = read_progress(self.paths)
+        phase, share, text = self.describe(status, progress)
+        now = (phase, int(share * 10), 4 * progress.batch // max(1, progress.batches))
         if self.out.isatty():
             self.out.write("\r" + text.ljust(self._drawn))
             self._drawn = len(text)
-        elif (phase, int(share * 10)) != self._last:
+        elif now != self._last:
             self.out.write(text + "\n")
-        self._last = (phase, int(share * 10))
+        self._last = now
         self.out.flush()
 
     def close(self) -> None:
@@ -61,15 +67,16 @@ class ProgressLine:
             self.out.write("\n")
             self.out.flush()
 
-    def describe(self, status: str) -> tuple[str, float, str]:
+    def describe(self, status: str, progress: Progress) -> tuple[str, float, str]:
         """Phase, share done, and both in words with loss, pace and time left."""
-        progress, table = read_progress(self.paths), metric_table(self.paths)
+        table = metric_table(self.paths)
         share = min(1.0, progress.step / progress.total_steps) if progress.total_steps else 0.0
-        phase = (progress.phase or status) if status in ("running", "stopping") else status
+        works = status in ("running", "stopping") and progress.phase
+        phase, words = (progress.phase, progress.sentence) if works else (status, status)
         if not progress.total_steps:
-            return phase, share, phase
+            return phase, share, words
         filled = round(share * BAR_WIDTH)
-        parts = [f"[{'█' * filled}{'·' * (BAR_WIDTH - filled)}] {progress.step}/{progress.total_steps}", phase]
+        parts = [f"[{'█' * filled}{'·' * (BAR_WIDTH - filled)}] {progress.step}/{progress.total_steps}", words]
         for name, label in (("loss", "loss"), ("eval_loss", "eval loss")):
             _, values = table.series(name)
             if values:

@@ -13,7 +13,7 @@ HOME (~/.peft-studio, or $PEFT_STUDIO_HOME, or --home)
     ├── notes.json        name, tags and notes, editable at any time
     ├── plan.json         planned parameters, memory, time
     ├── process.json      who works on it: pid and process start time
-    ├── progress.json     phase, step, total
+    ├── progress.json     phase, step, total; batches of an evaluation
     ├── metrics.jsonl     a line per log and per evaluation
     ├── votes.jsonl       which answers people found better than the base's
     ├── samples.jsonl     the sample prompts' answers at each evaluation

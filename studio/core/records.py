@@ -87,11 +87,21 @@ class SampleRecord:
 
 @dataclass(frozen=True)
 class Progress:
-    """progress.json: what the child is doing. phase is a short phrase for a person: 'loading the model', 'training', 'saving'."""
+    """progress.json: what the child is doing. phase is a short phrase for a person: 'loading the model', 'training', 'saving'.
+
+    An evaluation counts its batches, for it may take longer than all steps so far; 0 of 0 elsewhere.
+    """
 
     phase: str
     step: int = 0
     total_steps: int = 0
+    batch: int = 0
+    batches: int = 0
+
+    @property
+    def sentence(self) -> str:
+        """The phase, and how far it is: 'evaluating 12 of 20 batches'."""
+        return f"{self.phase} {self.batch:,} of {self.batches:,} batches" if self.batches else self.phase
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def _parse_result(data: dict[str, Any]) -> RunResult | None:
 
 def read_progress(paths: RunPaths) -> Progress:
     data = read_json(paths.progress) or {}
-    return Progress(str(data.get("phase", "")), whole(data.get("step")), whole(data.get("total_steps")))
+    return Progress(str(data.get("phase", "")), *(whole(data.get(name)) for name in ("step", "total_steps", "batch", "batches")))
 
 
 def read_notes(paths: RunPaths) -> RunNotes:

@@ -25,25 +25,29 @@ from studio.train.samples import answer_prompts
 from studio.train.snapshots import save_snapshot
 
 PROGRESS_INTERVAL_S = 0.5
+LOG_INTERVAL_S = 15.0
+"""An evaluation that takes longer says in the log how far it is."""
 
 
 class ProgressFile:
-    """progress.json, written at most twice a second unless the phase changes."""
+    """progress.json, written at most twice a second unless the phase changes or the last step is done."""
 
     def __init__(self, paths: RunPaths) -> None:
         self.path, self.place = paths.progress, Place(paths)
         self.last = Progress("")
-        self.written_at = 0.0
+        self.written_at = self.said_at = 0.0
 
-    def show(self, phase: str, step: int = 0, total_steps: int = 0) -> None:
+    def show(self, phase: str, step: int = 0, total_steps: int = 0, batch: int = 0, batches: int = 0) -> None:
         """Raises RunError where the run's folder was moved or deleted."""
         self.place.check()
         now = time.monotonic()
-        progress = Progress(phase, step, total_steps)
-        if phase == self.last.phase and now - self.written_at < PROGRESS_INTERVAL_S and step != total_steps:
+        progress = Progress(phase, step, total_steps, batch, batches)
+        is_end = step == total_steps and step != self.last.step
+        if phase == self.last.phase and now - self.written_at < PROGRESS_INTERVAL_S and not is_end:
             return
-        if phase != self.last.phase:
-            say(phase)
+        if phase != self.last.phase or (batches and now - self.said_at >= LOG_INTERVAL_S):
+            say(progress.sentence)
+            self.said_at = now
         self.last, self.written_at = progress, now
         write_json(self.path, vars(progress))
 
@@ -82,6 +86,7 @@ class Recorder(TrainerCallback):
         self.started = time.monotonic()
         self.last_line = (0.0, 0)
         self.last_loss: float | None = None
+        engine.on_evaluated = self.show_evaluation
 
     @property
     def seconds(self) -> float:
@@ -93,6 +98,10 @@ class Recorder(TrainerCallback):
         self.started = time.monotonic()
         self.last_line = (self.seconds, self.engine.tokens)
         self.progress.show("training" if not args.eval_on_start else "evaluating", state.global_step, state.max_steps)
+
+    def show_evaluation(self, batch: int, batches: int) -> None:
+        state = self.engine.state
+        self.progress.show("evaluating", state.global_step, state.max_steps, batch, batches)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory_bytes(self.engine.material.device))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ class Engine(Trainer):
     def __init__(self, model: Any, spec: RunSpec, material: Material, args: TrainingArguments, origin: Origin) -> None:
         self.spec, self.material, self.origin = spec, material, origin
         self.tokens = self.samples = 0
+        self.on_evaluated: Callable[[int, int], None] = lambda batch, batches: None
+        """Told after each batch of an evaluation which of how many it was."""
         width = spec.training.max_length if spec.training.padding == "fixed" else 0
         self.collator = Collator(material.pad_id, width)
         self.batches = EpochBatches(
@@ -122,17 +124,16 @@ class Engine(Trainer):
     def held_out_loss(self) -> float:
         total, count = 0.0, 0
         with evaluating(self.model):
-            for batch in self._held_out_batches():
+            rows = self.material.held_out
+            batches = order_evaluation([len(row.ids) for row in rows], self.spec.training.batch_size)
+            for number, chosen in enumerate(batches, 1):
+                batch = self._prepare_inputs(self.collator([rows[i] for i in chosen]))
                 with self.autocast_smart_context_manager():
                     part = sum_loss(self.model, batch["input_ids"], batch["labels"], self.spec.training.labelled_head)
                 total += float(part)
                 count += int(count_labels(batch["labels"]))
+                self.on_evaluated(number, len(batches))
         return total / count if count else math.nan
-
-    def _held_out_batches(self) -> Iterator[dict[str, Any]]:
-        rows = self.material.held_out
-        for chosen in order_evaluation([len(row.ids) for row in rows], self.spec.training.batch_size):
-            yield self._prepare_inputs(self.collator([rows[i] for i in chosen]))
 
     # Checkpoints
 

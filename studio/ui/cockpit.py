@@ -76,7 +76,7 @@ def warnings_html(record: RunRecord, records: Sequence[StepRecord]) -> str:
 def _progress(record: RunRecord, records: Sequence[StepRecord]) -> str:
     progress = record.progress
     step, total = progress.step, progress.total_steps
-    phase = progress.phase or "starting"
+    phase = progress.sentence or "starting"
     stopping = record.status is RunStatus.STOPPING
     if stopping and phase == "training":
         phase = "finishing this step, then saving"

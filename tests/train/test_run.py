@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from studio.core.files import read_json, read_lines
 from studio.core.paths import RunPaths, StudioHome
 from studio.core.records import RunStatus
 from studio.core.spec import RunSpec
+from studio.train import callback
 from studio.train import run as run_module
 from studio.train.callback import Recorder
 from studio.train.checkpoint import list_checkpoints
@@ -169,6 +171,23 @@ def test_keep_best_ends_with_the_best_adapter(
     best = load_file(paths.checkpoints / "step-000002" / "adapter" / "adapter_model.safetensors")
     kept = load_file(paths.adapter / "adapter_model.safetensors")
     assert all(torch.equal(best[name], kept[name]) for name in best)
+
+
+def test_an_evaluation_says_how_far_it_is(
+    make_spec: MakeSpec, make_run: MakeRun, home: StudioHome, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also the one before the first step, which on a large model is the longest wait of all."""
+    written: list[dict[str, Any]] = []
+    monkeypatch.setattr(callback, "write_json", lambda path, data: written.append(dict(data)))
+    monkeypatch.setattr(callback, "PROGRESS_INTERVAL_S", 0.0)
+    monkeypatch.setattr(callback, "LOG_INTERVAL_S", 0.0)
+    spec = make_spec(batch_size=2, eval_every=6)
+    train(spec, make_run(spec, "run"), home)
+    counted = [(data["step"], data["batch"], data["batches"]) for data in written if data["phase"] == "evaluating" and data["batches"]]
+    assert counted == [(step, batch, 4) for step in (0, 6) for batch in (1, 2, 3, 4)]
+    assert all(data["batches"] == 0 for data in written if data["phase"] != "evaluating")
+    said = capsys.readouterr().out
+    assert said.count("evaluating 3 of 4 batches\n") == 2
 
 
 def test_held_out_loss_weighs_tokens(make_spec: MakeSpec, make_run: MakeRun, home: StudioHome) -> None:

@@ -36,7 +36,7 @@ FIELDS = {
     "environment.json": ["versions", "git", "data_fingerprint", "data_rows", "device", "compute_dtype"],
     "result.json": ["status", "steps", "eval_loss_before", "eval_loss_after", "seconds", "samples", "total_parameters", "peak_memory_bytes",
                     "trainable_parameters", "adapter_bytes", "error"],
-    "progress.json": ["phase", "step", "total_steps"],
+    "progress.json": ["phase", "step", "total_steps", "batch", "batches"],
     "notes.json": ["name", "tags", "text"],
     "process.json": ["pid", "started"],
     "queue.json": ["order"],
@@ -73,7 +73,7 @@ def test_any_json_in_any_file_of_a_run_is_read(studio: Studio, make_run: Make, d
         json.dumps(drawn, default=str, ensure_ascii=False).encode()  # as the page is sent it
     runs_forms.fill(studio, bad.id)
     runs.choose_at_start(studio, "")
-    ProgressLine(bad).describe("running")
+    ProgressLine(bad, io.StringIO()).show("running")
     for arguments in (["runs"], ["show", bad.id, "--json"]):
         with contextlib.redirect_stdout(io.StringIO()) as said:
             assert main(["--home", str(studio.home.root), *arguments]) == 0

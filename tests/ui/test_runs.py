@@ -11,7 +11,9 @@ import psutil
 import pytest
 
 from studio.core.errors import RunError
+from studio.core.files import write_json
 from studio.core.paths import RunPaths, StudioHome
+from studio.core.records import Progress
 from studio.jobs import notes, store
 from studio.jobs.metrics import metric_table
 from studio.ui import cockpit, runs, runs_actions, runs_compare, runs_forms, runs_list
@@ -118,7 +120,7 @@ def test_two_ticked_runs_are_compared_and_one_is_not(studio: Studio, make_run: M
     both = runs.draw(studio, looked(ids[0], compared=",".join(ids)))
     assert (both[3]["visible"], both[4]["visible"]) == (False, True)
     assert "2 runs compared" in both[-4]
-    assert [trace.name for trace in both[-3].data] == ["a", "a", "b", "b"]
+    assert [trace["name"] for trace in json.loads(both[-3])["data"]] == ["a", "a", "b", "b"]
     gone = runs.draw(studio, looked(ids[0], compared=f"{ids[0]},20260101-000000-gone"))
     assert gone[3]["visible"] is True
 
@@ -179,6 +181,13 @@ def under_way(paths: RunPaths, stopping: bool) -> str:
 def test_the_plan_is_compared_only_when_the_run_has_ended(make_run: Make) -> None:
     header = under_way(make_run("a", over=False), stopping=False)
     assert "900 MB planned" in header and "planned (" not in header and "20 s left" in header
+
+
+def test_an_evaluation_before_the_first_step_shows_that_it_moves(make_run: Make, home: StudioHome) -> None:
+    run = make_run("a", over=False)
+    write_json(run.process, {"pid": os.getpid(), "started": psutil.Process().create_time()})
+    write_json(run.progress, vars(Progress("evaluating", 0, 100, 12, 20)))
+    assert "Evaluating 12 of 20 batches · step 0 of 100" in cockpit.header_html(store.read_run(home, run.id), [])
 
 
 def test_a_run_that_saves_has_no_time_left(make_run: Make) -> None:
