@@ -19,7 +19,7 @@ from transformers import TrainingArguments, set_seed
 from studio.core.errors import DataError, OutOfMemory, SetupError
 from studio.core.files import folder_bytes, read_lines, write_atomic, write_json
 from studio.core.paths import RunPaths, StudioHome
-from studio.core.records import RunResult, RunStatus, StepRecord
+from studio.core.records import RunResult, RunStatus, StepRecord, whole
 from studio.core.spec import RunSpec
 from studio.data.counts import count_rows, describe_counts
 from studio.data.format import Encoded, encode_examples
@@ -185,7 +185,7 @@ def continue_curve(paths: RunPaths, recorder: Recorder, resume: Path | None) -> 
     last = -1 if resume is None else checkpoint_step(resume)
     for path in (paths.metrics, paths.samples):
         if path.exists():
-            kept = [line for line in read_lines(path)[0] if last is not None and line.get("step", 0) <= last]
+            kept = [line for line in read_lines(path)[0] if last is not None and whole(line.get("step")) <= last]
             # In one piece: killed at any moment, the run has the old curve or the new one.
             write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
     for line in read_lines(paths.metrics)[0]:

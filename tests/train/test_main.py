@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from studio.core.errors import StudioError
 from studio.core.files import read_json, read_lines
 from studio.core.paths import RunPaths, StudioHome
-from studio.core.records import RunStatus
+from studio.core.records import RunResult, RunStatus
 from studio.core.spec import RunSpec
 from studio.train import __main__ as entry
 
@@ -238,6 +239,13 @@ def test_an_unexpected_error_is_written_down(
     found = entry.work(paths, None, None)
     assert found.error is not None and "KeyError: 'gone'" in found.error["message"]
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_failure_is_written_down_whatever_its_curve_holds(make_spec: MakeSpec, make_run: MakeRun) -> None:
+    paths = make_run(make_spec(), "run")
+    paths.metrics.write_text('{"step": "x", "eval_loss": []}\n{"eval_loss": 2.5}\n{"step": [], "tokens": null, "seconds": "long"}\n')
+    found = entry.failed(paths, StudioError("No."), time.monotonic())
+    assert RunResult.from_json(found.to_json()).eval_loss_before == 2.5 and found.steps == 0
 
 
 def test_a_second_child_gives_up(make_spec: MakeSpec, make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
