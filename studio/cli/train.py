@@ -73,7 +73,7 @@ def plan_run(spec: RunSpec, home: StudioHome) -> dict[str, Any]:
 def run_train(options: argparse.Namespace, home: StudioHome) -> int:
     spec = read_checked_spec(options.spec, options.set)
     ensure_starter(home, spec)
-    run_id = runner.start_run(home, spec, plan_run(spec, home), TRAIN_MODULE)
+    run_id = runner.start_run(home, spec.named(), plan_run(spec, home), TRAIN_MODULE)
     return _report(options, home, run_id)
 
 

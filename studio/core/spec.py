@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -223,6 +224,11 @@ class RunSpec(Part):
         if method.dora and self.quantization == "int8":
             found.append("DoRA needs the norm of the base's weights, which an int8 base does not give: use nf4 or none.")
         return found
+
+    def named(self) -> RunSpec:
+        """This spec; where nobody named it, named after its dataset and method: 'alpaca lora'."""
+        dataset = re.split(r"[/\\]", self.data.source.rstrip("/\\"))[-1].partition(".")[0]
+        return self if self.name.strip() else self.model_copy(update={"name": f"{dataset[:80]} {self.method.family}".strip()})
 
     def to_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ SHOWN_ROWS = 5
 SHOWN_CHARACTERS = 1000
 SHOWN_TOKENS = 2000
 MEASURED_ROWS = 3000
+PROMPTS = 3
+PROMPT_CHARACTERS = 400
 BINS = 24
 
 Report = Callable[[str], None]
@@ -65,6 +68,8 @@ class DataPreview:
     size: dict[str, Any] | None = None
     sample: list[tuple[str, bool]] = field(default_factory=list)
     sample_place: str = ""
+    held_out_prompts: list[str] = field(default_factory=list)
+    """A few whole prompts of held-out examples, to watch a run by."""
     prompt: str = ""
     problem: dict[str, Any] | None = None
 
@@ -99,6 +104,7 @@ class Previewer:
             report("Reading the dataset")
             loaded = self._loaded(data, report)
             known |= {"fingerprint": loaded.fingerprint, "counts": loaded.report.to_json()}
+            known |= {"held_out_prompts": choose_prompts(loaded.held_out)}
             report("Loading the tokenizer")
             known |= describe_tokens(loaded, self._tokenizer_of(model), training)
         except StudioError as error:
@@ -203,6 +209,13 @@ def show_tokens(example: Example, tokenizer: Any, training: TrainingSpec) -> lis
             shown.append((text, labels[place] == token))
             waiting = []
     return shown
+
+
+def choose_prompts(examples: list[Example]) -> list[str]:
+    """The prompts of the first PROMPTS held-out examples of one question and one answer, none longer than PROMPT_CHARACTERS."""
+    turns = ([turn for turn in example.messages or [] if turn["role"] != "system"] for example in examples)
+    prompts = (pair[0]["content"] for pair in turns if len(pair) == 2 and len(pair[0]["content"]) <= PROMPT_CHARACTERS)
+    return list(islice(prompts, PROMPTS))
 
 
 def show_prompt(example: Example, tokenizer: Any) -> str:

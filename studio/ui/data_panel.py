@@ -13,8 +13,8 @@ import gradio as gr
 from studio.core.errors import BrokenRows, StudioError, from_json
 from studio.data.counts import KEPT, LEFT_OUT
 from studio.ui import markup
-from studio.ui.form import Form
 from studio.ui.guard import guarded
+from studio.ui.start_from import SAMPLES, StartFrom, make_followers
 from studio.ui.studio import Studio
 
 HIDDEN = gr.update(visible=False)
@@ -26,6 +26,8 @@ class DataPanel(NamedTuple):
     look: gr.Button
     leave_out: gr.Button
     """Shown where some rows are broken and the rest could be used."""
+    followed: gr.HTML
+    """Which of the preset's settings followed a change of dataset."""
     view: gr.HTML
 
 
@@ -34,11 +36,14 @@ def build(source: gr.Dropdown) -> DataPanel:
         look = gr.Button("Look at the data", size="sm", elem_id="look-button")
         upload = gr.UploadButton("Upload a file", size="sm", file_types=[".jsonl", ".json", ".csv", ".parquet"])
         leave_out = gr.Button("Leave the broken rows out", size="sm", elem_id="leave-out-button", visible=False)
+    followed = gr.HTML("", elem_id="followed", padding=False)
     view = gr.HTML("", elem_id="data-preview", padding=False)
-    return DataPanel(source, upload, look, leave_out, view)
+    return DataPanel(source, upload, look, leave_out, followed, view)
 
 
-def wire(studio: Studio, form: Form, panel: DataPanel) -> None:
+def wire(studio: Studio, origin: StartFrom, panel: DataPanel) -> None:
+    form = origin.form
+    prompts = form.fields[SAMPLES]
     broken_rows = form.fields["data.broken_rows"].widget
 
     def look(values: dict[Any, Any]) -> dict[Any, Any]:
@@ -48,7 +53,9 @@ def wire(studio: Studio, form: Form, panel: DataPanel) -> None:
         except StudioError as error:  # in place of an older preview, which is of other data
             told = markup.notice(f"{error.message}\n{error.hint}".strip(), "bad", "The dataset could not be read.")
             return {panel.view: told, panel.leave_out: HIDDEN}
-        return {panel.view: preview_html(found), panel.leave_out: offer(found["problem"])}
+        taken = take_prompts(values[origin.prompts_for], data, found)
+        updates = {prompts.widget: prompts.show(taken), origin.prompts_for: ""} if taken else {}
+        return {panel.view: preview_html(found), panel.leave_out: offer(found["problem"]), **updates}
 
     def leave_out(values: dict[Any, Any]) -> dict[Any, Any]:
         return {**look({**values, broken_rows: "leave_out"}), broken_rows: "leave_out"}
@@ -57,11 +64,21 @@ def wire(studio: Studio, form: Form, panel: DataPanel) -> None:
         saved = str(studio.save_upload(path))
         return gr.update(choices=studio.dataset_choices(), value=saved)
 
-    shown, together = [panel.view, panel.leave_out], {"concurrency_limit": 2, "concurrency_id": "data", "show_progress_on": panel.view}
-    panel.look.click(guarded(look), form.widgets, shown, **together)
-    panel.leave_out.click(guarded(leave_out), form.widgets, [*shown, broken_rows], **together)
-    panel.upload.upload(guarded(upload), panel.upload, panel.source).then(guarded(look), form.widgets, shown, **together)
-    panel.source.input(lambda: ("", HIDDEN), None, shown, queue=False, show_progress="hidden")
+    shown, asked = [panel.view, panel.leave_out, prompts.widget, origin.prompts_for], {*form.widgets, origin.prompts_for}
+    together = {"concurrency_limit": 2, "concurrency_id": "data", "show_progress_on": panel.view}
+    follow, follows = make_followers(origin)
+    panel.look.click(guarded(look), asked, shown, **together)
+    panel.leave_out.click(guarded(leave_out), asked, [*shown, broken_rows], **together)
+    uploaded = panel.upload.upload(guarded(upload), panel.upload, panel.source)
+    uploaded.then(follow, **follows).then(guarded(look), asked, shown, **together)
+    panel.source.input(lambda: ("", HIDDEN), None, shown[:2], queue=False, show_progress="hidden")
+    gr.on([panel.source.input, form.fields["model.id"].widget.input], follow, **follows)
+
+
+def take_prompts(wanted_for: str, data: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """The sample prompts to put into the form: the dataset's own, where they are wanted for it and none were written meanwhile."""
+    wanted = wanted_for and wanted_for == data["data"].get("source") and not data["training"].get("sample_prompts")
+    return found["held_out_prompts"] if wanted else []
 
 
 def offer(problem: dict[str, Any] | None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from studio.ui.help import all_help
 PARTS: dict[str, type[Part]] = {
     "model": ModelSpec, "data": DataSpec, "training": TrainingSpec, "lora": LoraSpec, "adapter": AdapterSpec, "prefix": PrefixSpec,
 }  # fmt: skip
+SEPARATOR = "---"
 FAMILY_GROUP = {"lora": "lora", "qlora": "lora", "adapter": "adapter", "prefix": "prefix"}
 
 CHOICE_LABELS = {
@@ -149,10 +150,8 @@ def make_field(path: str, info: FieldInfo, options: dict[str, Any]) -> FormField
         return FormField(widget, read_number, lambda value: "" if value is None else f"{value:g}")
     if kind == "mapping":
         return FormField(gr.Textbox(value="", max_lines=1, **options), read_mapping, lambda v: ", ".join(f"{k}={x}" for k, x in v.items()))
-    if kind == "lines":
-        widget = gr.Textbox(value="", lines=3, max_lines=8, **options)
-        return FormField(widget, lambda text: [line.replace("\\n", "\n") for line in text.splitlines() if line.strip()],
-                         lambda value: "\n".join(line.replace("\n", "\\n") for line in value))  # fmt: skip
+    if kind == "texts":
+        return FormField(gr.Textbox(value="", lines=3, max_lines=12, **options), read_texts, show_texts)
     if kind == "list":
         return FormField(gr.Textbox(value="", max_lines=1, **options), read_list, lambda value: ", ".join(map(str, value)))
     return FormField(gr.Textbox(value=default or "", max_lines=1, **options), _same, _same)
@@ -168,7 +167,7 @@ def _kind(annotation: Any) -> str:
     if origin is dict:
         return "mapping"
     if origin is list:
-        return "list" if inner[0] is int else "lines"
+        return "list" if inner[0] is int else "texts"
     return {bool: "bool", int: "int", float: "float"}.get(annotation, "text")
 
 
@@ -195,6 +194,28 @@ def read_number(value: Any) -> Any:
         return float(text)
     except ValueError:
         return text
+
+
+def read_texts(text: Any) -> list[str]:
+    """Texts of several lines with a line of --- between two; a line of a text that is itself --- has a backslash before it."""
+    texts: list[list[str]] = [[]]
+    for line in str(text or "").replace("\r\n", "\n").split("\n"):
+        if line.strip() == SEPARATOR:
+            texts.append([])
+        else:
+            texts[-1].append(line[1:] if _looks_like_separator(line) else line)
+    joined = ("\n".join(lines).strip("\n") for lines in texts)
+    return [text for text in joined if text.strip()]
+
+
+def show_texts(texts: list[str]) -> str:
+    """The inverse of `read_texts`; empty lines around a text are lost."""
+    escaped = ("\n".join("\\" + line if _looks_like_separator(line) else line for line in text.split("\n")) for text in texts)
+    return f"\n{SEPARATOR}\n".join(escaped)
+
+
+def _looks_like_separator(line: str) -> bool:
+    return line.lstrip("\\").strip() == SEPARATOR
 
 
 def read_list(text: Any) -> list[Any] | None:

@@ -6,7 +6,6 @@ to studio.jobs and returns at once: nothing on this page lives as long as a run.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -15,17 +14,17 @@ from studio.core.catalog import load_preset, preset_names
 from studio.core.errors import SpecError, StudioError
 from studio.core.spec import RunSpec
 from studio.data.measured import measured_problem, measured_size
-from studio.importing import YAML_SUFFIXES, Imported, read_settings
+from studio.importing import YAML_SUFFIXES
 from studio.jobs import runner, store
 from studio.methods import get_method
 from studio.models.comparison import compare_families
 from studio.models.plan import check, make_plan
 from studio.models.shape import find_shape
-from studio.ui import data_panel, markup, plan_panel, spec_view
+from studio.ui import calibration, data_panel, markup, plan_panel, spec_view, start_from
 from studio.ui.family_cards import KEEP_OPEN
 from studio.ui.form import FAMILY_GROUP, Form
 from studio.ui.guard import guarded
-from studio.ui.lazy import current_page
+from studio.ui.start_from import PRESET, StartFrom, mark_changed
 from studio.ui.studio import Studio
 
 FAMILIES = ("lora", "qlora", "adapter", "prefix")
@@ -34,28 +33,31 @@ FAMILIES = ("lora", "qlora", "adapter", "prefix")
 class TrainTab(NamedTuple):
     """What other tabs need of this one: the form to fill, and the state that names the run just started."""
 
-    form: Form
+    start_from: StartFrom
     start: Any
     """The event of a run started from here, whose id is in `started`."""
     started: gr.Textbox
-    groups: dict[str, gr.Group]
-    imported: gr.HTML
-    """Which file the form was filled from."""
+
+    @property
+    def form(self) -> Form:
+        return self.start_from.form
 
 
 def build(studio: Studio) -> TrainTab:
     form = Form()
     with gr.Row(elem_classes="preset-row"):
         preset = gr.Dropdown(
-            ["", *preset_names()], value="quickstart", label="Start from", info="A preset fills the form; change what you like.", scale=2
-        )
-        form.field("name", placeholder="named after the preset or method", scale=3)
+            ["", *preset_names()], value="quickstart", label="Start from", info="A preset fills the form; change what you like.", scale=2,
+            elem_id="start-from", allow_custom_value=True,  # "quickstart (changed)" is none of the list
+        )  # fmt: skip
+        form.field("name", placeholder="named after the dataset and the method", scale=3)
     imported = gr.HTML("", padding=False, elem_id="imported")
     with gr.Row(elem_classes="two-columns", equal_height=False):
         with gr.Column(scale=7, min_width=360):
             _model_section(studio, form)
             data = _data_section(studio, form)
-            groups = _method_section(form)
+            prompts_for = gr.Textbox("", visible="hidden", label="sample prompts wanted for")
+            groups, calibrate = _method_section(form)
             _training_section(form)
         with gr.Column(scale=5, min_width=340, elem_classes="consequence"):
             gr.HTML(markup.heading("5", "The plan", "What these choices cost, before anything is downloaded or started."))
@@ -66,18 +68,19 @@ def build(studio: Studio) -> TrainTab:
                 load = gr.UploadButton("Load a spec.json or YAML", file_types=[".json", *YAML_SUFFIXES], size="sm")
     started = gr.Textbox("", visible="hidden", label="run just started")
     kept = gr.BrowserState({}, storage_key="peft-studio-form", secret="peft-studio")
-    _wire_filling(form, groups, preset, (load, imported))
-    _wire_keeping(form, groups, preset, kept)
-    _wire_plan(studio, form, kept, (plan, spec, data.view))
-    data_panel.wire(studio, form, data)
+    origin = StartFrom(form, groups, preset, imported, data.followed, prompts_for)
+    start_from.wire(origin, load, kept)
+    _wire_plan(studio, origin, kept, (plan, spec, data.view))
+    data_panel.wire(studio, origin, data)
+    calibration.wire(studio, form, calibrate)
 
     def begin(values: dict[Any, Any]) -> str:
         spec, planned = check_all(studio, form.spec_data(values))
         studio.play.close()
-        return runner.start_run(studio.home, spec, plan=planned)
+        return runner.start_run(studio.home, spec.named(), plan=planned)
 
     start = train.click(guarded(begin), form.widgets, started, concurrency_limit=4)
-    return TrainTab(form, start, started, groups, imported)
+    return TrainTab(origin, start, started)
 
 
 def _model_section(studio: Studio, form: Form) -> None:
@@ -114,11 +117,12 @@ def _data_section(studio: Studio, form: Form) -> data_panel.DataPanel:
     return data_panel.build(source)
 
 
-def _method_section(form: Form) -> dict[str, gr.Group]:
+def _method_section(form: Form) -> tuple[dict[str, gr.Group], calibration.CalibrationLine]:
     gr.HTML(markup.heading("3", "Method", "Orange is trained, blue is frozen."))
     choices = [(f"{get_method(family).title} — {get_method(family).sentence}", family) for family in FAMILIES]
     family = gr.Radio(choices, value="lora", show_label=False, container=False, label="Method", elem_classes="method-cards")
     form.add("method.family", family)
+    calibrate = calibration.build(family)
     with gr.Group(elem_classes="fields") as lora:
         with gr.Row():
             form.field("lora.rank")
@@ -136,7 +140,7 @@ def _method_section(form: Form) -> dict[str, gr.Group]:
     groups = {"lora": lora, "adapter": adapter, "prefix": prefix}
     family.change(lambda value: [gr.update(visible=FAMILY_GROUP[value] == name) for name in groups], family, list(groups.values()),
                   show_progress="hidden", queue=False)  # fmt: skip
-    return groups
+    return groups, calibrate
 
 
 def _training_section(form: Form) -> None:
@@ -144,7 +148,7 @@ def _training_section(form: Form) -> None:
     with gr.Row():
         for name in ("epochs", "learning_rate", "batch_size", "max_length"):
             form.field(f"training.{name}")
-    form.field("training.sample_prompts", placeholder="One prompt per line")
+    form.field("training.sample_prompts", placeholder="A prompt of as many lines as you like; a line of --- before the next one")
     with gr.Accordion("Everything else", open=False), gr.Row():
         for name in (
             "max_steps", "accumulation", "schedule", "warmup", "optimizer", "weight_decay", "max_grad_norm", "loss_on",
@@ -154,61 +158,20 @@ def _training_section(form: Form) -> None:
             form.field(f"training.{name}")
 
 
-def _wire_plan(studio: Studio, form: Form, kept: gr.BrowserState, shown: tuple[Any, Any, Any]) -> None:
+def _wire_plan(studio: Studio, origin: StartFrom, kept: gr.BrowserState, shown: tuple[Any, Any, Any]) -> None:
     """The plan follows every change and look at the data; the browser keeps what is typed. Of changes faster than plans the last counts."""
     plan, spec, preview = shown
+    form, preset = origin.form, origin.preset
 
     def show_plan(values: dict[Any, Any]) -> dict[Any, Any]:
         data = form.spec_data(values)
-        return {plan: plan_html(studio, data), spec: spec_view.spec_html(data), kept: form.typed(values)}
+        name = mark_changed(values[preset] or "", data)
+        updates = {plan: plan_html(studio, data), spec: spec_view.spec_html(data), kept: {**form.typed(values), PRESET: name}}
+        return updates if name == values[preset] else {**updates, preset: name}
 
     changes = [preview.change, *(field.widget.change for field in form.fields.values())]
-    gr.on(changes, guarded(show_plan), form.widgets, [plan, spec, kept], show_progress="hidden", trigger_mode="always_last",
-          concurrency_limit=4)  # fmt: skip
-
-
-def _wire_keeping(form: Form, groups: dict[str, gr.Group], preset: Any, kept: gr.BrowserState) -> None:
-    """After a reload the form stands as it was left, also where it is not valid yet."""
-
-    def restore(typed: dict[str, Any] | None) -> dict[Any, Any]:
-        if not typed:
-            return {preset: gr.skip()}
-        family = typed.get("method.family")
-        visible = {group: gr.update(visible=name == FAMILY_GROUP.get(family)) for name, group in groups.items()}
-        return {preset: "", **form.retyped(typed), **visible}
-
-    current_page().load(guarded(restore), kept, [preset, *form.widgets, *groups.values()], show_progress="hidden")
-
-
-def _wire_filling(form: Form, groups: dict[str, gr.Group], preset: Any, upload: tuple[Any, Any]) -> None:
-    """A preset or an uploaded file fills the form; what the file has that the studio has not is told above it."""
-    load, told = upload
-    filled = [*form.widgets, *groups.values(), told]
-
-    def fill_from_preset(name: str) -> Any:
-        return {**fill(form, groups, load_preset(name)), told: ""} if name else gr.skip()
-
-    def fill_from_file(path: str) -> dict[Any, Any]:
-        found = read_settings(Path(path))
-        return {**fill(form, groups, found.data), told: imported_html(found, Path(path).name)}
-
-    preset.input(guarded(fill_from_preset), preset, filled, show_progress="hidden")
-    load.upload(guarded(fill_from_file), load, filled, show_progress="hidden")
-
-
-def imported_html(found: Imported, name: str) -> str:
-    """Where the form's content comes from, and every setting that could not be carried over."""
-    title = f"Filled from {name}, {'a spec' if found.tool == 'PEFT Studio' else 'a configuration'} of {found.tool}."
-    if not found.left_out:
-        return markup.notice("All of it was carried over.", "good", title)
-    return markup.notice("\n".join(["Not carried over:", *(f"– {text}" for text in found.left_out)]), "warn", title)
-
-
-def fill(form: Form, groups: dict[str, gr.Group], data: dict[str, Any]) -> dict[Any, Any]:
-    """Updates that put a spec into the form and show its family's fields. Raises SpecError."""
-    spec = RunSpec.parse(data)
-    visible = {group: gr.update(visible=name == FAMILY_GROUP[spec.method.family]) for name, group in groups.items()}
-    return {**form.updates(spec), **visible}
+    gr.on(changes, guarded(show_plan), {*form.widgets, preset}, [plan, spec, kept, preset], show_progress="hidden",
+          trigger_mode="always_last", concurrency_limit=4)  # fmt: skip
 
 
 def connect_again(studio: Studio, tabs: Any, button: Any, selected: Any, tab: TrainTab) -> None:
@@ -216,9 +179,9 @@ def connect_again(studio: Studio, tabs: Any, button: Any, selected: Any, tab: Tr
 
     def again(run_id: str) -> dict[Any, Any]:
         spec = store.read_run(studio.home, run_id).spec
-        return {**fill(tab.form, tab.groups, spec.to_json()), tab.imported: "", tabs: gr.Tabs(selected="train")}
+        return {**tab.start_from.fill(spec.to_json()), tabs: gr.Tabs(selected="train")}
 
-    button.click(guarded(again), selected, [*tab.form.widgets, *tab.groups.values(), tab.imported, tabs], show_progress="hidden")
+    button.click(guarded(again), selected, [*tab.start_from.filled, tabs], show_progress="hidden")
 
 
 def initial_values(studio: Studio, form: Form) -> None:

@@ -130,3 +130,4 @@ def test_the_form_stands_as_it_was_left_after_a_reload(page: Page) -> None:
     expect(field(page, "training.learning_rate")).to_have_value("quick")
     expect(page.locator("#plan .notice.bad")).to_contain_text("training.learning_rate")
     expect(page.locator("#field-lora-rank")).to_be_hidden()
+    expect(page.locator("#start-from input")).to_have_value("quickstart (changed)")

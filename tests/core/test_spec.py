@@ -195,3 +195,14 @@ def test_a_file_that_holds_no_object_is_told_from_one_that_is_not_there(tmp_path
     (tmp_path / "scalar.json").write_text("42", encoding="utf-8")
     with pytest.raises(SpecError, match=r"scalar\.json is no JSON object"):
         read_spec(str(tmp_path / "scalar.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "named"),
+    [
+        ("mine", "starter", "mine"), ("", "tatsu-lab/alpaca", "alpaca lora"), (" ", "/data/rows.v2.jsonl", "rows lora"),
+        ("", "x/" + "y" * 200, 80 * "y" + " lora"),
+    ],
+)  # fmt: skip
+def test_a_run_that_nobody_named_is_named_after_its_dataset_and_method(name: str, source: str, named: str) -> None:
+    assert RunSpec.parse({"name": name, "data": {"source": source}}).named().name == named
