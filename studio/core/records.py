@@ -89,7 +89,8 @@ class SampleRecord:
 class Progress:
     """progress.json: what the child is doing. phase is a short phrase for a person: 'loading the model', 'training', 'saving'.
 
-    An evaluation counts its batches, for it may take longer than all steps so far; 0 of 0 elsewhere.
+    An evaluation counts its batches, for it may take longer than all steps so far; 0 of 0 elsewhere. seconds: of training, when this
+    was written; None before it has begun.
     """
 
     phase: str
@@ -97,6 +98,7 @@ class Progress:
     total_steps: int = 0
     batch: int = 0
     batches: int = 0
+    seconds: float | None = None
 
     @property
     def sentence(self) -> str:

@@ -78,6 +78,6 @@ def family_table(runs: Sequence[Any]) -> list[dict[str, Any]]:
             "eval_loss_before": result.eval_loss_before if result else None,
             "eval_loss_after": result.eval_loss_after if result else None,
             "adapter_bytes": result.adapter_bytes if result and result.adapter_bytes else None,
-            "seconds": result.seconds if result else None,
+            "seconds": run.seconds or None,
         })  # fmt: skip
     return rows

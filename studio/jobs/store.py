@@ -8,6 +8,7 @@ Summaries of runs that are over are kept in memory under the modification times 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -67,6 +68,7 @@ class RunRecord:
     result: RunResult | None
     environment: dict[str, Any] | None
     plan: dict[str, Any] | None
+    seconds: float = 0.0
     damaged: tuple[str, ...] = ()
     """Names of files that hold values no run writes; these are left out here."""
 
@@ -128,7 +130,17 @@ def _parse_result(data: dict[str, Any]) -> RunResult | None:
 
 def read_progress(paths: RunPaths) -> Progress:
     data = read_json(paths.progress) or {}
-    return Progress(str(data.get("phase", "")), *(whole(data.get(name)) for name in ("step", "total_steps", "batch", "batches")))
+    counts = (whole(data.get(name)) for name in ("step", "total_steps", "batch", "batches"))
+    return Progress(str(data.get("phase", "")), *counts, data["seconds"] if is_number(data.get("seconds")) else None)
+
+
+def _read_seconds(paths: RunPaths, status: RunStatus, progress: Progress, result: RunResult | None) -> float:
+    """How long the run has trained; of one at work up to this moment, for its files may be a long step old."""
+    if result is not None and result.seconds:
+        return result.seconds
+    if status.is_active and progress.seconds is not None:
+        return progress.seconds + max(0.0, time.time() - _modified_ns(paths.progress) / 1e9)
+    return last_value(paths.metrics, "seconds") or 0.0
 
 
 def read_notes(paths: RunPaths) -> RunNotes:
@@ -167,9 +179,10 @@ def read_run(home: StudioHome, run_id: str) -> RunRecord:
     environment, is_environment = _read_known(paths.environment, ENVIRONMENT_FIELDS)
     plan, is_plan = _read_known(paths.plan, PLAN_FIELDS)
     damaged = [path.name for path, is_right in ((paths.environment, is_environment), (paths.plan, is_plan)) if not is_right]
+    status, progress, result = read_status(paths), read_progress(paths), read_result(paths)
     return RunRecord(
-        paths, read_spec_of(paths), read_status(paths), read_created(paths), read_progress(paths), read_notes(paths),
-        read_result(paths), environment, plan, tuple(damaged),
+        paths, read_spec_of(paths), status, read_created(paths), progress, read_notes(paths), result, environment, plan,
+        _read_seconds(paths, status, progress, result), tuple(damaged),
     )  # fmt: skip
 
 
@@ -228,7 +241,7 @@ def _summarize(paths: RunPaths) -> RunSummary:
         loss=last_value(paths.metrics, "loss"),
         eval_loss_before=result.eval_loss_before if result else None,
         eval_loss_after=result.eval_loss_after if result else last_value(paths.metrics, "eval_loss"),
-        seconds=result.seconds if result else last_value(paths.metrics, "seconds") or 0.0,
+        seconds=_read_seconds(paths, status, progress, result),
         trainable_parameters=result.trainable_parameters if result else 0,
         peak_memory_bytes=result.peak_memory_bytes if result else 0,
         tags=tuple(notes.tags),

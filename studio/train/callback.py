@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -36,12 +37,14 @@ class ProgressFile:
         self.path, self.place = paths.progress, Place(paths)
         self.last = Progress("")
         self.written_at = self.said_at = 0.0
+        self.clock: Callable[[], float | None] = lambda: None
+        """Seconds of training so far; None before it."""
 
     def show(self, phase: str, step: int = 0, total_steps: int = 0, batch: int = 0, batches: int = 0) -> None:
         """Raises RunError where the run's folder was moved or deleted."""
         self.place.check()
         now = time.monotonic()
-        progress = Progress(phase, step, total_steps, batch, batches)
+        progress = Progress(phase, step, total_steps, batch, batches, self.clock())
         is_end = step == total_steps and step != self.last.step
         if phase == self.last.phase and now - self.written_at < PROGRESS_INTERVAL_S and not is_end:
             return
@@ -96,6 +99,7 @@ class Recorder(TrainerCallback):
         # A state read from a checkpoint carries the intervals of the run it was written by.
         state.logging_steps, state.eval_steps, state.save_steps = args.logging_steps, args.eval_steps, args.save_steps
         self.started = time.monotonic()
+        self.progress.clock = lambda: round(self.seconds, 3)
         self.last_line = (self.seconds, self.engine.tokens)
         self.progress.show("training" if not args.eval_on_start else "evaluating", state.global_step, state.max_steps)
 

@@ -128,9 +128,8 @@ def _figures(record: RunRecord, records: Sequence[StepRecord]) -> str:
         share = f" ({planned_memory_note(planned, peak)})" if record.status.is_over else ""
         note = f"{show_bytes(planned)} planned{share}" if planned else ""
         cells.append(markup.stat("peak memory", show_bytes(peak), note))
-    seconds = result.seconds if result and result.seconds else (records[-1].seconds if records else 0)
-    if seconds:
-        cells.append(markup.stat("time", show_duration(seconds), f"{records[-1].tokens:,} tokens" if records else ""))
+    if record.seconds:
+        cells.append(markup.stat("time", show_duration(record.seconds), f"{records[-1].tokens:,} tokens" if records else ""))
     return markup.stats(cells) if cells else ""
 
 

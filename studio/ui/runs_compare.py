@@ -143,6 +143,6 @@ def _cost(run: RunRecord) -> RunCost:
     if result is not None and result.eval_loss_after is not None:
         return RunCost(run.name, result.eval_loss_after, result.trainable_parameters, result.peak_memory_bytes, result.seconds)
     table = metric_table(run.paths)
-    evals, memory, seconds = (table.series(name)[1] for name in ("eval_loss", "memory_bytes", "seconds"))
+    evals, memory = (table.series(name)[1] for name in ("eval_loss", "memory_bytes"))
     parameters = float((run.plan or {}).get("trainable_parameters") or 0)
-    return RunCost(run.name, evals[-1] if len(evals) > 1 else None, parameters, max(memory, default=0), max(seconds, default=0))
+    return RunCost(run.name, evals[-1] if len(evals) > 1 else None, parameters, max(memory, default=0), run.seconds)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import datetime
 
@@ -88,6 +89,24 @@ def test_a_summary_has_the_figures_of_its_files(home: StudioHome, paths: RunPath
     assert (summary.family, summary.model, summary.dataset) == ("lora", "starter", "starter")
     assert (summary.steps, summary.total_steps, summary.loss, summary.seconds) == (1, 10, 2.25, 4.0)
     assert (summary.tags, summary.sparkline) == (("good",), (2.25,))
+
+
+def test_the_time_of_a_run_at_work_goes_on_between_its_lines(home: StudioHome, paths: RunPaths) -> None:
+    append_line(paths.metrics, StepRecord(step=1, loss=2.0, seconds=30.0).to_json())
+    write_json(paths.progress, vars(Progress("training", 1, 10, seconds=40.0)))
+    os.utime(paths.progress, (time.time() - 60, time.time() - 60))
+    write_json(paths.process, me())
+    for seconds in (list_runs(home)[0].seconds, read_run(home, RUN).seconds):
+        assert 100 <= seconds < 130
+    os.utime(paths.progress, (time.time() + 999, time.time() + 999))  # a clock that was set back
+    assert list_runs(home)[0].seconds == 40.0
+    write_json(paths.progress, vars(Progress("loading the model")))  # resumed, and not training yet
+    assert list_runs(home)[0].seconds == 30.0
+    write_json(paths.progress, vars(Progress("training", 1, 10, seconds=40.0)))
+    write_json(paths.process, {"pid": 1, "started": 0.0})
+    assert (list_runs(home)[0].status, list_runs(home)[0].seconds) == (RunStatus.LOST, 30.0)
+    write_json(paths.result, RunResult(RunStatus.STOPPED, seconds=41.5).to_json())
+    assert list_runs(home)[0].seconds == read_run(home, RUN).seconds == 41.5
 
 
 def test_a_finished_run_is_remembered_until_a_file_changes(home: StudioHome, paths: RunPaths) -> None:

@@ -69,7 +69,9 @@ def test_a_child_trains_stops_and_resumes(make_spec: MakeSpec, make_run: MakeRun
     os.kill(child.pid, signal.SIGTERM)
     assert child.wait(60) == 0, paths.log.read_text()
     stopped = result(paths)
-    assert (read_json(paths.progress) or {}) == {"phase": "stopped", "step": stopped["steps"], "total_steps": 2000}
+    progress = read_json(paths.progress) or {}
+    assert (progress["phase"], progress["step"], progress["total_steps"]) == ("stopped", stopped["steps"], 2000)
+    assert 0 < progress["seconds"] <= stopped["seconds"]
     assert stopped["status"] == "stopped" and stopped["steps"] >= 2
     assert load_file(paths.adapter / "adapter_model.safetensors")
     log = paths.log.read_text()

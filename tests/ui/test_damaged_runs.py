@@ -36,7 +36,7 @@ FIELDS = {
     "environment.json": ["versions", "git", "data_fingerprint", "data_rows", "device", "compute_dtype"],
     "result.json": ["status", "steps", "eval_loss_before", "eval_loss_after", "seconds", "samples", "total_parameters", "peak_memory_bytes",
                     "trainable_parameters", "adapter_bytes", "error"],
-    "progress.json": ["phase", "step", "total_steps", "batch", "batches"],
+    "progress.json": ["phase", "step", "total_steps", "batch", "batches", "seconds"],
     "notes.json": ["name", "tags", "text"],
     "process.json": ["pid", "started"],
     "queue.json": ["order"],
