@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from studio.ui import markup
+from studio.ui import markup, plot
 
 DOWNLOAD = """
 element.addEventListener('click', event => {
@@ -41,7 +41,7 @@ def quiet(light: Any, line: str = "analysis") -> dict[str, Any]:
 class Figure(NamedTuple):
     """A plot and the line under it, to be filled together by `filled`."""
 
-    plot: gr.Plot
+    plot: gr.HTML
     caption: gr.HTML
 
     @property
@@ -51,13 +51,13 @@ class Figure(NamedTuple):
 
 def build(elem_id: str) -> Figure:
     """Widgets of a figure, hidden until they are filled. `elem_id` is also the name of its downloads."""
-    plot = gr.Plot(show_label=False, container=False, elem_id=elem_id, visible=False, elem_classes="lab-figure")
-    return Figure(plot, gr.HTML("", padding=False, js_on_load=DOWNLOAD, elem_id=f"{elem_id}-caption"))
+    drawing = plot.build(elem_id, visible=False, elem_classes="lab-figure")
+    return Figure(drawing, gr.HTML("", padding=False, js_on_load=DOWNLOAD, elem_id=f"{elem_id}-caption"))
 
 
 def filled(elem_id: str, figure: Any, title: str, sentence: str, table: tuple[Sequence[str], Iterable[Sequence[Any]]]) -> list[Any]:
     """Values of a figure's plot and caption. `table` is its data: column names and rows."""
-    return [gr.update(value=figure, visible=True), caption_html(elem_id, title, sentence, table)]
+    return [gr.update(value=plot.drawn(figure), visible=True), caption_html(elem_id, title, sentence, table)]
 
 
 def hidden() -> list[Any]:

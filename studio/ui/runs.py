@@ -23,7 +23,7 @@ from studio.plots.compare import compare_figure, compare_info
 from studio.plots.loss import loss_figure, loss_info
 from studio.plots.pareto import pareto_figure, pareto_info
 from studio.plots.vitals import vitals_figure, vitals_info
-from studio.ui import cockpit, markup, runs_actions, runs_compare, runs_forms, runs_list
+from studio.ui import cockpit, markup, plot, runs_actions, runs_compare, runs_forms, runs_list
 from studio.ui.guard import guarded
 from studio.ui.lazy import current_page
 from studio.ui.links import Links

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from studio.ui import markup, runs_forms, runs_list
+from studio.ui import markup, plot, runs_forms, runs_list
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": 8, "concurrency_id": "runs"}
 
@@ -19,31 +19,6 @@ element.addEventListener('click', event => {
   else if (clear) trigger('submit', {clear: true});
   else if (row) trigger('submit', {run: row.dataset.run});
 });
-// Gradio builds a new plot at every update, so uirevision alone keeps no zoom: it is remembered here, by uirevision, and put back.
-const zooms = {};
-const axes = ['xaxis', 'yaxis'];
-const keep = plot => {
-  if (plot.zoomKept || !plot.on || !plot.layout) return;
-  plot.zoomKept = true;
-  const key = `${plot.closest('[id]').id} ${plot.layout.uirevision}`;
-  const zoom = zooms[key];
-  if (zoom) window.Plotly.relayout(plot, zoom);
-  plot.on('plotly_relayout', () => {
-    const found = {};
-    for (const axis of axes) if (plot.layout[axis]?.autorange === false) found[`${axis}.range`] = [...plot.layout[axis].range];
-    if (Object.keys(found).length) zooms[key] = found; else delete zooms[key];
-  });
-};
-// On a narrow page four plots in a row are too small to read: the figure says how they stand two by two.
-const fold = plot => {
-  if (plot.folded || !plot.layout?.meta?.narrow || plot.clientWidth > 560) return;
-  plot.folded = true;
-  window.Plotly.relayout(plot, plot.layout.meta.narrow);
-};
-new MutationObserver(() => {
-  document.querySelectorAll('#loss-plot .js-plotly-plot, #compare-plot .js-plotly-plot').forEach(keep);
-  document.querySelectorAll('#vitals-plot .js-plotly-plot').forEach(fold);
-}).observe(document.body, {childList: true, subtree: true});
 """
 
 
@@ -85,11 +60,11 @@ class Cockpit(NamedTuple):
     """The widgets that show one run; those of `drawn` in the order they are filled."""
 
     header: gr.HTML
-    loss: gr.Plot
+    loss: gr.HTML
     options: gr.Row
     smoothing: gr.Slider
     log_scale: gr.Checkbox
-    vitals: gr.Plot
+    vitals: gr.HTML
     samples: gr.HTML
     details: gr.HTML
     log: gr.Textbox
@@ -108,9 +83,9 @@ class Comparison(NamedTuple):
     """The widgets that show several runs."""
 
     header: gr.HTML
-    curves: gr.Plot
+    curves: gr.HTML
     cost: gr.Radio
-    pareto: gr.Plot
+    pareto: gr.HTML
     differences: gr.HTML
     DRAWN = 4
 
@@ -158,11 +133,11 @@ def _build_trash() -> Trash:
 def build_cockpit() -> tuple[tuple[Buttons, Confirm], Cockpit, runs_forms.Forms]:
     header = gr.HTML("", elem_id="run-header", padding=False)
     buttons, confirm = _build_buttons()
-    loss = gr.Plot(show_label=False, container=False, elem_id="loss-plot", visible=False)
+    loss = plot.build("loss-plot", visible=False)
     with gr.Row(elem_classes="plot-options", visible=False) as options:
         smoothing = gr.Slider(0, 0.99, value=0.9, step=0.01, label="Smoothing", container=True, min_width=160)
         log_scale = gr.Checkbox(False, label="Logarithmic", min_width=120)
-    vitals = gr.Plot(show_label=False, container=False, elem_id="vitals-plot", visible=False)
+    vitals = plot.build("vitals-plot", visible=False)
     samples = gr.HTML("", elem_id="samples", padding=False)
     forms = runs_forms.build()
     with gr.Accordion("Settings and surroundings", open=False):
@@ -199,7 +174,7 @@ def _build_buttons() -> tuple[Buttons, Confirm]:
 def build_comparison() -> Comparison:
     header = gr.HTML("", elem_id="comparison", padding=False)
     gr.HTML(markup.heading("", "Loss", "Lines: training, smoothed. Diamonds: held out."), padding=False, elem_classes="flush")
-    curves = gr.Plot(show_label=False, container=False, elem_id="compare-plot")
+    curves = plot.build("compare-plot")
     gr.HTML(
         markup.heading("", "Quality against cost", "Filled: no other run here is both better and cheaper."),
         padding=False,
@@ -209,6 +184,6 @@ def build_comparison() -> Comparison:
         [("Trainable parameters", "parameters"), ("Peak memory", "memory"), ("Time", "time")], value="parameters", label="Cost",
         show_label=False, container=False, elem_classes="cost",
     )  # fmt: skip
-    pareto = gr.Plot(show_label=False, container=False, elem_id="pareto-plot")
+    pareto = plot.build("pareto-plot")
     differences = gr.HTML("", padding=False, elem_id="differences")
     return Comparison(header, curves, cost, pareto, differences)
