@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from studio.cli.chat_screen import Answers, change_line, interrupts_stop, is_interactive, read_message, show_safely, tell
+from studio.cli.chat_screen import Answers, change_line, interrupts_stop, is_interactive, read_message, show_run, show_safely, tell
 from studio.cli.output import print_json
 from studio.cli.sources import SAMPLING, add_sampling_arguments, add_source_arguments, read_named_sources, read_sampling
 from studio.core.errors import PlayError, StudioError
 from studio.core.files import write_atomic
 from studio.core.paths import StudioHome
 from studio.ui.conversation import MOST_CHARACTERS, Conversation, Turn
-from studio.ui.play_ask import Ask, answer_turn, show_memory
+from studio.ui.play_ask import Ask, answer_turn, run_code, show_memory
 from studio.ui.play_markup import figures_text, how_text
 from studio.ui.play_sources import Sources
 from studio.ui.studio import Studio
@@ -29,6 +29,7 @@ COMMANDS = {
     "help": "/help                 this list",
     "retry": "/retry [N]            ask message N, else the last, again; where tokens are drawn, with the next seed",
     "edit": "/edit [N] [TEXT]      change message N, else the last, and ask again; what came after it goes",
+    "run": "/run [N] [TEST]       run the code in the answers to message N, else the last, in the sandbox; a TEST is as assert f(1) == 2",
     "system": "/system [TEXT]        show the system prompt, or begin anew with another",
     "set": "/set [NAME VALUE]     temperature, top_p, top_k, max_new_tokens, seed or strength",
     "history": "/history              the messages so far with their numbers",
@@ -166,6 +167,21 @@ class Chat:
         if not 1 <= int(first) <= count:
             raise PlayError(f"There is no message {first}.", f"There are {count}; /history lists them.")
         return int(first) - 1, text.strip()
+
+    def run(self, rest: str) -> None:
+        index, test = self._message_of(rest)
+        answers = self.conversation.turns[index].answers
+        runs = {pane: run_code(self.studio, str(answer.get("text", "")), test) for pane, answer in answers.items()}
+        self.conversation = self.conversation.with_changed(index, runs=runs)
+        refused = [ran["refused"] for ran in runs.values() if "refused" in ran]
+        if len(refused) == len(runs):
+            raise PlayError(" ".join(dict.fromkeys(refused)) or f"Message {index + 1} has no answer.")
+        if self.as_json:
+            print_json({"message": index + 1, "runs": runs})
+            return
+        for pane in self.conversation.panes:
+            if pane.id in runs:
+                show_run(pane.title if len(runs) > 1 else "", runs[pane.id])
 
     def system(self, rest: str) -> None:
         if rest:

@@ -10,6 +10,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 from studio.cli.output import say
 from studio.ui.code_view import UNSEEN
@@ -114,6 +115,17 @@ class Answers:
                 print(f"── {show_safely(pane.title)}")
         print(show_safely(text[self.printed :]), end="", flush=True)
         self.printed = len(text)
+
+
+def show_run(title: str, ran: Mapping[str, Any]) -> None:
+    """How the code of an answer ended: what it printed as an answer, the rest as notes. `title` where there are several."""
+    if title:
+        print(f"── {show_safely(title)}")
+    printed = show_safely(str(ran.get("stdout", "")))
+    print(printed, end="" if printed.endswith("\n") or not printed else "\n", flush=True)
+    tests = [f"{'✓' if test['passed'] else '✗'} {test['name']} {test.get('message', '')}".rstrip() for test in ran.get("tests") or []]
+    errors = str(ran.get("exception") or ran.get("stderr") or "").rstrip()
+    tell(*(show_safely(text) for text in (errors, *tests, str(ran.get("refused") or ran.get("summary", ""))) if text))
 
 
 def show_safely(text: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from studio.core.errors import PlayError, WorkerError
+from studio.core.errors import PlayError, SandboxError, WorkerError
 from studio.core.units import show_bytes
 from studio.jobs import store
 from studio.ui.conversation import Conversation, Turn
@@ -124,3 +124,11 @@ def _finished(studio: Studio, ask: Ask, done: dict[str, Any], loaded: dict[str, 
     how["apart"] = str(done.get("apart", ""))
     how["copies"] = {pane: show_held(held) for pane, held in loaded.get("copies", {}).items()}
     return Turn(ask.user, answers, how | ({"blind": True, "order": list(ask.order)} if ask.order else {}))
+
+
+def run_code(studio: Studio, text: str, tests: str) -> dict[str, Any]:
+    """How the program in an answer ended in the sandbox; {'refused': why} where it was not run."""
+    try:
+        return studio.runner.call("run", text=text, tests=tests)
+    except (SandboxError, PlayError) as error:
+        return {"refused": str(error)}

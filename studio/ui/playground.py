@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from studio.core.errors import PlayError, SandboxError
+from studio.core.errors import PlayError
 from studio.core.paths import StudioHome
 from studio.jobs import store
 from studio.jobs.votes import add_vote
@@ -22,7 +22,7 @@ from studio.ui.conversation import BASE, MOST_CHARACTERS, Conversation
 from studio.ui.guard import guarded
 from studio.ui.lazy import current_page
 from studio.ui.links import Links
-from studio.ui.play_ask import Ask, answer_turn, refuse_while_training
+from studio.ui.play_ask import Ask, answer_turn, refuse_while_training, run_code
 from studio.ui.play_form import PlayForm, build_form, build_tools
 from studio.ui.play_scripts import CLICKS, REMEMBER, SAVE_FILE
 from studio.ui.play_sources import RUN, adapter_choices, base_of
@@ -125,14 +125,6 @@ def _act(studio: Studio, form: PlayForm, values: dict[Any, Any], asked: dict[str
             changes = {"runs": {**turn.runs, pane: run_code(studio, turn.answers.get(pane, {}).get("text", ""), values[form.tests])}}
         changed = conversation.with_changed(index, **changes)
         yield {form.thread: play_markup.thread_html(changed), form.kept: changed.to_json()}
-
-
-def run_code(studio: Studio, text: str, tests: str) -> dict[str, Any]:
-    """How the program in an answer ended; {'refused': why} where it was not run."""
-    try:
-        return studio.runner.call("run", text=text, tests=tests)
-    except (SandboxError, PlayError) as error:
-        return {"refused": str(error)}
 
 
 def _vote(studio: Studio, conversation: Conversation, index: int, winner: str) -> dict[str, Any]:

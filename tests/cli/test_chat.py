@@ -11,11 +11,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from studio.cli.chat import Chat
 from studio.cli.chat_screen import Answers, read_message
-from studio.ui.conversation import Conversation, Pane
+from studio.ui.conversation import Conversation, Pane, Turn
 from tests.cli.conftest import json_lines, said
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,6 +115,50 @@ def test_answers_that_come_together_are_printed_one_below_the_other(capsys):
     assert capsys.readouterr().out == "y\n── B\n123\n── C\n!"
     answers.show({"a": "xy", "b": "123", "c": "!?"}, [], ended=True)
     assert capsys.readouterr().out == "?\n"
+
+
+ADDS = "Here it is:\n```python\ndef add(a, b):\n    return a + b\nprint(add(1, 2))\n```"
+FAILS = "```python\nprint('before')\nraise ValueError('no such list')\n```"
+
+
+def talked(path, *answers):
+    """A saved conversation whose only turn was answered so by the base, and by a run beside it where there are two."""
+    panes = tuple(Pane(name, title) for name, title in (("base", "Base"), ("run:tuned", "tuned"))[: len(answers)])
+    given = {pane.id: {"text": text, "tokens": 1, "seconds": 1.0} for pane, text in zip(panes, answers, strict=True)}
+    path.write_text(Conversation(panes=panes, turns=(Turn("Write add.", given),)).to_json(), encoding="utf-8")
+    return path
+
+
+def test_the_code_of_an_answer_runs_in_the_sandbox_with_a_test_beside_it(run, model, tmp_path):
+    path = talked(tmp_path / "talk.json", ADDS)
+    lines = (f"/load {path}", "/run", "/run 1 assert add(2, 2) == 5", f"/save {path}")
+    code, out, err = run("chat", model, lines=lines)
+    assert (code, out) == (0, "3\n3\n")
+    assert "The program ended normally (0." in err and " MiB)." in err
+    assert "0 of 1 tests passed" in err and "✗ assert add(2, 2) == 5" in err
+    ran = Conversation.from_json(path.read_text(encoding="utf-8")).turns[0].runs["base"]  # as the page shows it
+    assert ran["stdout"] == "3\n" and ran["tests"][0]["passed"] is False
+
+
+def test_a_program_that_fails_says_so_and_what_cannot_be_run_is_refused(run, model, tmp_path):
+    path = talked(tmp_path / "talk.json", FAILS)
+    code, out, err = run("chat", model, lines=(f"/load {path}", "/run"))
+    assert (code, out) == (0, "before\n") and "The program raised ValueError: no such list" in err
+    words = talked(tmp_path / "words.json", "I would rather not.")
+    code, out, err = run("chat", model, lines=("/run", f"/load {words}", "/run", "/run 7"))
+    assert (code, out) == (1, "")
+    assert "Nothing has been asked" in err and "There is no Python in this answer." in err and "no message 7" in err
+
+
+def test_every_pane_has_its_own_run_and_one_json_object_holds_them(run, model, tmp_path, monkeypatch):
+    ran = {"base": {"stdout": "3\n", "summary": "Ended."}, "run:tuned": {"refused": "There is no Python in this answer."}}
+    monkeypatch.setattr("studio.cli.chat.run_code", lambda studio, text, tests: ran["base" if text == ADDS else "run:tuned"])
+    loaded = Conversation.from_json(talked(tmp_path / "talk.json", ADDS, "No.").read_text(encoding="utf-8"))
+    for as_json in (False, True):
+        chat = Chat(None, SimpleNamespace(panes=loaded.panes, system=""), {}, 1.0, as_json)
+        chat.conversation = loaded
+        chat.take("/run")
+        assert chat.conversation.turns[0].runs == ran
 
 
 class Terminal:
