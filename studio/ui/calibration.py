@@ -20,21 +20,21 @@ from studio.ui.guard import guarded
 from studio.ui.studio import Studio
 
 OFFER = (
-    '<p class="how">4 bits cost a small model some of its answers. Calibration loses less of them: weights are rounded so that what each '
-    "layer computes on your data stays close. It makes a new base model, once, in minutes; this one stays as it is.</p>"
+    '<p class="how">4 bits cost a small model some of its answers. Rounded with calibration on your data it keeps more of them: a new base '
+    "model, made once, in minutes.</p>"
 )
 HELD_AS = {"unquantized": "Not quantized", "nf4": "NF4", "calibrated": "NF4, calibrated"}
 
 
 class CalibrationLine(NamedTuple):
-    line: gr.Group
+    line: gr.Column
     """Shown with QLoRA alone."""
     told: gr.HTML
     go: gr.Button
 
 
 def build(family: gr.Radio) -> CalibrationLine:
-    with gr.Group(elem_classes="fields", visible=False) as line:
+    with gr.Column(visible=False) as line:
         told = gr.HTML(OFFER, padding=False, elem_id="calibration")
         with gr.Row(elem_classes="actions"):
             go = gr.Button("Round with calibration", size="sm", elem_id="calibrate-button")
