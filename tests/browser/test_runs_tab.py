@@ -144,6 +144,26 @@ def test_the_toolbar_shows_only_under_the_pointer_and_no_card_lies_on_its_headin
     assert heading and cards and heading["y"] + heading["height"] <= cards["y"]
 
 
+def test_a_zoom_stays_when_the_curve_is_drawn_anew(page: Page, plant: Plant) -> None:
+    plant("zoomed")
+    open_runs(page)
+    pick(page, "zoomed")
+    area = page.locator("#loss-plot .nsewdrag.drag").first
+    box = area.bounding_box()
+    assert box
+    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + box["height"] - 20, steps=4)
+    page.mouse.up()
+    shown = "() => document.querySelector('#loss-plot .js-plotly-plot').layout"
+    page.wait_for_function(f"({shown})().xaxis.autorange === false")
+    zoom = page.evaluate(f"({shown})().xaxis.range")
+    assert zoom[0] > 5 and zoom[1] < 35
+    page.get_by_label("Logarithmic").check()
+    page.wait_for_function(f"({shown})().yaxis.type === 'log'")
+    assert page.evaluate(f"({shown})().xaxis.range") == zoom
+
+
 def test_a_run_is_deleted_taken_back_and_at_last_deleted_for_good(page: Page, home: StudioHome, plant: Plant) -> None:
     run = plant("unwanted")
     open_runs(page)
