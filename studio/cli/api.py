@@ -33,6 +33,8 @@ from studio.jobs.worker import Worker
 LOOPBACK = "127.0.0.1"
 BASE = "base"
 MOST_BODY_BYTES = 4_000_000
+LISTEN_S = 10.0
+"""How long what is still sent after a refusal is read, and thrown away."""
 ROLES = ("system", "user", "assistant")
 ROLE_NAMES = {"developer": "system"}
 """What OpenAI calls them of late -> what chat templates know."""
@@ -122,6 +124,8 @@ class Handler(BaseHTTPRequestHandler):
                 self._send_error(500, str(describe_exception(error)), "server_error")
 
     def _answer(self) -> None:
+        if self._is_too_large():
+            return
         body = self._body()
         if self.path.rstrip("/") != "/v1/chat/completions":
             self._send_error(404, "There is no such address.", "not_found")
@@ -137,9 +141,20 @@ class Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         """What was sent with the request; left unread it would be taken for the next one. Raises PlayError where its length is none."""
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or len(length) > 9 or not 0 < int(length) <= MOST_BODY_BYTES:
+        if not length.isdecimal() or not length.strip("0"):
             raise PlayError(f"Content-Length must be a number from 1 to {MOST_BODY_BYTES}.", "Send the request with a JSON body.")
         return self.rfile.read(int(length))
+
+    def _is_too_large(self) -> bool:
+        """Answer a request that is larger than is read, and say so."""
+        length = self.headers.get("Content-Length", "").lstrip("0")
+        if not length.isdecimal() or (len(length) < 10 and int(length) <= MOST_BODY_BYTES):
+            return False
+        self._send_error(413, f"The request is larger than {MOST_BODY_BYTES:,} bytes. Send a shorter conversation.", "request_too_large")
+        return True
+
+    def handle_expect_100(self) -> bool:
+        return not self._is_too_large() and super().handle_expect_100()
 
     def _parse(self, body: bytes) -> dict[str, Any]:
         # A page in a browser can send text to this address without asking; it cannot send this type.
@@ -196,6 +211,17 @@ class Handler(BaseHTTPRequestHandler):
     def _send_error(self, status: int, message: str, kind: str) -> None:
         # Whatever is left of a request that went wrong must not be read as the next one: send_header sets close_connection.
         self._send(status, _described(message, kind), ("Connection", "close"))
+        self._listen_out()
+
+    def _listen_out(self) -> None:
+        """Read what the client still sends, for a while: closing over unread bytes resets the connection, and the answer is lost."""
+        deadline = time.monotonic() + LISTEN_S
+        with contextlib.suppress(OSError):
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(LISTEN_S)
+            while time.monotonic() < deadline and self.connection.recv(65536):
+                pass
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What the base class refuses by itself: an unknown method, a malformed request."""

@@ -7,14 +7,16 @@ import http.client
 import json
 import queue
 import shutil
+import socket
 import threading
 import urllib.error
 import urllib.request
 
+import httpx
 import openai
 import pytest
 
-from studio.cli.api import make_server
+from studio.cli.api import MOST_BODY_BYTES, make_server
 from studio.core.errors import RunNotFound
 from studio.core.paths import StudioHome
 from studio.core.spec import RunSpec
@@ -93,7 +95,7 @@ def test_a_page_in_a_browser_cannot_ask_in_passing(server):
         ({"Content-Type": "application/json"}, b"[" * 200_000, 400, "no JSON"),
         ({"Content-Type": "application/json"}, HALF_A_CHARACTER, 400, "half of a character"),
         ({"Content-Type": "application/json", "Content-Length": "abc"}, b"", 400, "Content-Length"),
-        ({"Content-Type": "application/json", "Content-Length": "9" * 5000}, b"", 400, "Content-Length"),
+        ({"Content-Type": "application/json", "Content-Length": "9" * 5000}, b"", 413, "larger than"),
     ],
 )
 def test_a_request_that_cannot_be_read_is_told_as_json(server, headers, body, status, named):
@@ -101,6 +103,26 @@ def test_a_request_that_cannot_be_read_is_told_as_json(server, headers, body, st
         connection.request("POST", "/v1/chat/completions", body, headers)
         answer = connection.getresponse()
         assert answer.status == status and named in json.loads(answer.read())["error"]["message"]
+
+
+@pytest.mark.parametrize("client", ["httpx", "socket", "socket that waits for 100"])
+def test_a_request_that_is_too_large_is_told_so_and_not_cut_off(server, client):
+    """Closing over a body that was not read resets the connection, and the answer goes with it."""
+    body = b"x" * (MOST_BODY_BYTES + 8_000_000)
+    if client == "httpx":
+        for _ in range(3):
+            answer = httpx.post(f"http://127.0.0.1:{server.server_port}/v1/chat/completions", content=body)
+            assert (answer.status_code, answer.headers["connection"]) == (413, "close")
+            assert "larger than 4,000,000 bytes" in answer.json()["error"]["message"]
+        return
+    waits = client.endswith("100")
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=60) as connection:
+        expect = "Expect: 100-continue\r\n" if waits else ""
+        connection.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n{expect}Content-Length: {len(body)}\r\n\r\n".encode())
+        if not waits:
+            connection.sendall(body)
+        said = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert said.startswith(b"HTTP/1.1 413 ") and said.endswith(b"}") and b"100 Continue" not in said
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("POST", "/v1/other", 404), ("PUT", "/v1/chat/completions", 501)])
