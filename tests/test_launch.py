@@ -10,6 +10,7 @@ import errno
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -150,7 +151,8 @@ def test_a_finished_environment_is_preferred_and_needs_no_second_set_up(clone: P
 
 def test_help_needs_no_set_up(clone: Path) -> None:
     out, err = start(clone, "--help").communicate(timeout=60)
-    assert "python3 launch.py demo [--json]" in out
+    assert "python3 launch.py demo [--json]" in out and "3 GB" in out
+    assert not re.search("standard library|parses|pyproject|constraints", out)  # notes for whoever changes the file
     assert (err, (clone / ".venv").exists()) == ("", False)
 
 
