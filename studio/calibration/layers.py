@@ -1,21 +1,22 @@
 """A model's layers rounded one after the other, on what really reaches them.
 
 Each layer gets the hidden states that the rounded layers before it give, and within a layer the matrices are rounded in the order in
-which they are used, those with the same input together: every matrix makes up for what was lost before it. Only one layer is in fp32
-at a time; besides the model, memory holds the calibration rows' hidden states (4 bytes x tokens x hidden size).
+which they are used, those with the same input together. Beside them run the hidden states of the model as it was: each matrix is to
+give its original outputs from the inputs that arrive, and so makes up for what was lost before it. Only one layer is in fp32 at a
+time; besides the model, memory holds the calibration rows' hidden states twice and one layer's inputs, 4 bytes each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from studio.calibration.rounding import Rounded, round_matrix
+from studio.calibration.rounding import Rounded, make_up, round_matrix
 from studio.core.errors import ModelError
 from studio.methods.frozen_base import layer_linears
 
@@ -24,7 +25,10 @@ from studio.methods.frozen_base import layer_linears
 class Batch:
     """What enters a layer: hidden states (rows, positions, hidden), which positions are text and not padding, and all else it takes."""
 
+    original: Tensor
+    """Out of the layers before it as they were."""
     hidden: Tensor
+    """Out of those layers rounded."""
     text: Tensor
     others: list[tuple[tuple[Any, ...], dict[str, Any]]]
     """Layer by layer: the arguments besides the hidden states."""
@@ -50,13 +54,15 @@ def round_layers(
         dtype = next(layer.parameters()).dtype
         layer.float()
         written: dict[nn.Linear, Tensor] = {}
-        for group in group_by_input(layer, entering[0], number):
-            second_moment = collect_second_moment(layer, group[0], entering, number)
+        groups = group_by_input(layer, entering[0], number)
+        wanted = [watch_inputs(layer, [group[0] for group in groups], batch, number) for batch in entering]
+        for group in groups:
+            moments = collect_moments(layer, group[0], entering, [inputs.get(group[0]) for inputs in wanted], number)
             for module in group:
-                rounded: Rounded = round_matrix(module.weight.data, second_moment, double_quantization)
+                rounded: Rounded = round_matrix(make_up(module.weight.data, *moments), moments[0], double_quantization)
                 written[module], module.weight.data = rounded.written, rounded.read
         for batch in entering:
-            batch.hidden = run_layer(layer, batch, number)
+            batch.hidden = run_layer(layer, batch.hidden, batch.others[number])
         for module, weight in written.items():
             module.weight.data = weight
         layer.to(dtype)
@@ -86,7 +92,8 @@ def enter_layers(model: nn.Module, layers: list[nn.Module], ids: Tensor, text: T
 
     with _hooks([layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]):
         model(input_ids=ids, use_cache=False)
-    return Batch(seen[0][0][0].float(), text, [(_float(args[1:]), _float(kwargs)) for args, kwargs in seen])
+    hidden = seen[0][0][0].float()
+    return Batch(hidden, hidden, text, [(_float(args[1:]), _float(kwargs)) for args, kwargs in seen])
 
 
 def _float(value: Any) -> Any:
@@ -98,10 +105,26 @@ def _float(value: Any) -> Any:
     return {name: _float(part) for name, part in value.items()} if isinstance(value, dict) else value
 
 
-def run_layer(layer: nn.Module, batch: Batch, number: int) -> Tensor:
-    args, kwargs = batch.others[number]
-    found = layer(batch.hidden, *args, **kwargs)
+def run_layer(layer: nn.Module, hidden: Tensor, others: tuple[tuple[Any, ...], dict[str, Any]]) -> Tensor:
+    found = layer(hidden, *others[0], **others[1])
     return found[0] if isinstance(found, tuple) else found
+
+
+def watch_inputs(layer: nn.Module, modules: list[nn.Linear], batch: Batch, number: int) -> dict[nn.Module, Tensor]:
+    """Run the layer as it was on the original hidden states, which become its outputs; what each of `modules` was given."""
+    seen: dict[nn.Module, Tensor] = {}
+
+    def look(module: nn.Module, args: tuple[Any, ...]) -> None:
+        seen[module] = text_only(args[0], batch.text)
+
+    with _hooks([module.register_forward_pre_hook(look) for module in modules]):
+        batch.original = run_layer(layer, batch.original, batch.others[number])
+    return seen
+
+
+def text_only(inputs: Tensor, text: Tensor) -> Tensor:
+    """(n, in): inputs at text positions. Where they come without their places, as a mixture's experts', padding cannot be told."""
+    return inputs[text] if inputs.shape[:-1] == text.shape else inputs.reshape(-1, inputs.shape[-1])
 
 
 def group_by_input(layer: nn.Module, batch: Batch, number: int) -> list[list[nn.Linear]]:
@@ -117,31 +140,34 @@ def group_by_input(layer: nn.Module, batch: Batch, number: int) -> list[list[nn.
 
     linears = [module for module in layer.modules() if isinstance(module, nn.Linear)]
     with _hooks([module.register_forward_pre_hook(look) for module in linears]):
-        run_layer(layer, batch, number)
+        run_layer(layer, batch.original, batch.others[number])
     used = {module for group in groups for module in group}
     return groups + [[module] for module in linears if module not in used]
 
 
-def collect_second_moment(layer: nn.Module, module: nn.Linear, batches: list[Batch], number: int) -> Tensor:
-    """H = X Xᵀ (in, in), fp32, over every text position that reaches `module`. Raises ModelError where it is not finite."""
-    total = torch.zeros(module.in_features, module.in_features, device=module.weight.device)
+def collect_moments(
+    layer: nn.Module, module: nn.Linear, batches: list[Batch], wanted: list[Tensor | None], number: int
+) -> tuple[Tensor, Tensor]:
+    """H = X̂ X̂ᵀ and C = X X̂ᵀ, (in, in), fp32, of the inputs X̂ that reach `module` and the X in `wanted` that should.
 
-    def add(_: nn.Module, args: tuple[Any, ...]) -> None:
-        found = args[0]
-        # A mixture's experts see positions without their place: padding among them cannot be told, and is little.
-        inputs = found[batch.text] if found.shape[:-1] == batch.text.shape else found.reshape(-1, found.shape[-1])
-        total.addmm_(inputs.t(), inputs)
-        raise _Reached
+    Where the two cannot be paired (an expert that is given other positions than before), C is H. Raises ModelError where one is not finite.
+    """
+    second, cross = (torch.zeros(module.in_features, module.in_features, device=module.weight.device) for _ in range(2))
 
-    with _hooks([module.register_forward_pre_hook(add)]):
-        for batch in batches:
-            try:
-                run_layer(layer, batch, number)
-            except _Reached:
-                continue
-    if not total.isfinite().all():
+    for batch, original in zip(batches, wanted, strict=True):
+
+        def add(_: nn.Module, args: tuple[Any, ...], batch: Batch = batch, original: Tensor | None = original) -> None:
+            found = text_only(args[0], batch.text)
+            second.addmm_(found.t(), found)
+            paired = original is not None and original.shape == found.shape and args[0].shape[:-1] == batch.text.shape
+            cross.addmm_((original if paired else found).t(), found)  # type: ignore[union-attr]
+            raise _Reached
+
+        with _hooks([module.register_forward_pre_hook(add)]), suppress(_Reached):
+            run_layer(layer, batch.hidden, batch.others[number])
+    if not (second.isfinite().all() and cross.isfinite().all()):
         raise ModelError(f"Layer {number} of this model is given values that are not finite.", "Check the model's weights.")
-    return total
+    return second, cross
 
 
 @contextmanager

@@ -10,6 +10,9 @@ column j over U_jj, times row j of U, is taken from the columns to its right. Co
 most, come first. The grid is not GPTQ's but the one bitsandbytes finds in the written weights again: 16 NF4 levels times the largest
 magnitude of each 64 weights in memory order, that magnitude as it comes back from double quantization (arXiv 2305.14314).
 
+Before that, `make_up` moves the matrix itself: the inputs X̂ that arrive from matrices rounded before are not the X they should be, and
+what is wanted is |W X - Q X̂|² (the aim of GPTAQ, arXiv 2504.02692), so the matrix to be rounded is the one that does that best.
+
 For bitsandbytes to find the same grid, one weight of each block has to be ±1 times the magnitude: the one that was the largest.
 Magnitudes are rounded to bfloat16, so that they are exact in every dtype. Knows no model: a matrix and its H are all it is given.
 """
@@ -25,6 +28,8 @@ from torch import Tensor
 BLOCK = 64
 DAMPING = 0.01
 """Added to H's diagonal, as a share of its mean: GPTQ's own."""
+RIDGE = 0.02
+"""The same where the matrix is moved: how much calibration rows are trusted with more than rounding."""
 LAZY_COLUMNS = 128
 """Columns after which the correction reaches the rest of the matrix, in one product."""
 SMALLEST = 1e-38
@@ -119,6 +124,20 @@ def output_errors(weight: Tensor, rounded: Tensor, second_moment: Tensor) -> Ten
     """Squared error of each output (out,), summed over the calibration inputs."""
     difference = weight - rounded
     return ((difference @ second_moment) * difference).sum(dim=1)
+
+
+def make_up(weight: Tensor, second_moment: Tensor, cross_moment: Tensor) -> Tensor:
+    """The matrix (out, in) that makes of the inputs X̂ what `weight` makes of X: least squares, held to `weight` by a ridge.
+
+    second_moment: H = X̂ X̂ᵀ; cross_moment: C = X X̂ᵀ. The minimum of |T X̂ - W X|² + r |T - W|² is T = W (C + r 1) (H + r 1)⁻¹.
+    """
+    held, crossed = second_moment.double(), cross_moment.double()
+    ridge = RIDGE * held.diagonal().mean()
+    if ridge == 0:
+        return weight
+    held.diagonal().add_(ridge)
+    crossed.diagonal().add_(ridge)
+    return torch.cholesky_solve((weight.double() @ crossed).t(), torch.linalg.cholesky(held)).t().float()
 
 
 def round_matrix(weight: Tensor, second_moment: Tensor, double_quantization: bool = True) -> Rounded:

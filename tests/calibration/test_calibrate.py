@@ -79,6 +79,16 @@ def test_the_model_s_output_is_closer_than_with_nearest_rounding(spec: RunSpec, 
     assert (model(input_ids=ids).logits - wanted).square().sum() < 0.7 * nearest
 
 
+def test_the_original_hidden_states_run_beside(spec: RunSpec, studio_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_base(room.held_as(spec, "none", "float32"), StudioHome(studio_home)).model
+    ids = torch.arange(40)[None]
+    wanted = model(input_ids=ids, output_hidden_states=True).hidden_states[1]  # out of the first layer
+    seen = []
+    monkeypatch.setattr(layers, "watch_inputs", lambda *args, known=layers.watch_inputs: seen.append(args[2].original) or known(*args))
+    layers.round_layers(model, [(ids, torch.ones_like(ids, dtype=torch.bool))], True, lambda done, every: None)
+    assert torch.allclose(seen[1], wanted, atol=1e-5)
+
+
 def test_matrices_with_the_same_input_are_rounded_together_in_order_of_use(spec: RunSpec, studio_home: Path) -> None:
     model = load_base(room.held_as(spec, "none"), StudioHome(studio_home)).model.float()
     layer = layers.find_layers(model)[1]
@@ -97,7 +107,7 @@ def test_padding_does_not_count(spec: RunSpec, studio_home: Path) -> None:
     first = found[0].self_attn.q_proj
     with torch.no_grad():
         moments = [
-            layers.collect_second_moment(found[0], first, [layers.enter_layers(model, found, *pair)], 0)
+            layers.collect_moments(found[0], first, [layers.enter_layers(model, found, *pair)], [None], 0)[0]
             for pair in ((ids, text), (ids[:, :12], text[:, :12]))
         ]
     assert torch.allclose(*moments, rtol=1e-4, atol=1e-4)

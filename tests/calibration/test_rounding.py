@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from bitsandbytes import functional
@@ -110,3 +111,20 @@ def test_it_comes_close_to_the_best_of_all_codes() -> None:
         ratios.append(((found / every.min()).item(), (nearest / every.min()).item()))
     ours, theirs = (sorted(column)[10] for column in zip(*ratios, strict=True))
     assert ours < theirs
+
+
+def test_making_up_is_the_least_squares_of_numpy_and_nothing_where_the_inputs_are_right() -> None:
+    weight, _ = make_matrix(6, 16)
+    draw = torch.Generator().manual_seed(1)
+    wanted = torch.randn(400, 16, generator=draw)
+    arriving = wanted + 0.3 * torch.randn(400, 16, generator=draw)
+    moments = arriving.t() @ arriving, wanted.t() @ arriving
+    ridge = rounding.RIDGE * moments[0].diagonal().mean().item()
+    # The ridge as 16 more rows: sqrt(r) (T - W) = 0.
+    left = torch.cat([arriving, ridge**0.5 * torch.eye(16)])
+    right = torch.cat([wanted @ weight.t(), ridge**0.5 * weight.t()])
+    expected = np.linalg.lstsq(left.double().numpy(), right.double().numpy(), rcond=None)[0].T
+    assert np.allclose(rounding.make_up(weight, *moments).numpy(), expected, atol=1e-5)
+    right_inputs = wanted.t() @ wanted
+    assert torch.allclose(rounding.make_up(weight, right_inputs, right_inputs), weight, atol=1e-5)
+    assert torch.equal(rounding.make_up(weight, torch.zeros(16, 16), torch.zeros(16, 16)), weight)
