@@ -41,6 +41,25 @@ def plan_html(plan: Plan, families: Sequence[FamilyComparison] = (), data_proble
     return figures + verdict + _memory(plan) + advice + _alternatives(plan) + cards + _assumptions(plan)
 
 
+def verdict_html(plan: Plan, data_problem: str = "") -> str:
+    """The verdict beside the button, in one line."""
+    if data_problem:
+        return _line("bad", "The dataset cannot be used like this.", [markup.escape(data_problem.partition("\n")[0])])
+    memory = f"{show_bytes(plan.memory_bytes)}<i> of {show_bytes(plan.hardware.memory_bytes)}</i>"
+    facts = [memory, f"about {show_duration(plan.duration.seconds)}", f"{show_count(plan.trainable_parameters)} trained"]
+    return _line(LEVEL_KINDS[plan.verdict.level], LEVEL_WORDS[plan.verdict.level], facts)
+
+
+def problems_line(problems: list[str]) -> str:
+    more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return _line("bad", "This cannot run yet.", [markup.escape(problems[0] + more)])
+
+
+def _line(kind: str, title: str, facts: list[str]) -> str:
+    shown = "".join(f"<span>{fact}</span>" for fact in facts)
+    return f'<p class="verdict-line {kind}" role="status"><b>{markup.escape(title)}</b>{shown}</p>'
+
+
 def _memory(plan: Plan) -> str:
     parts = [(f"{part.name}: {show_bytes(part.bytes)}. {part.note}", float(part.bytes)) for part in plan.memory]
     limit = float(plan.hardware.memory_bytes)

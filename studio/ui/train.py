@@ -61,16 +61,19 @@ def build(studio: Studio) -> TrainTab:
             _training_section(form)
         with gr.Column(scale=5, min_width=340, elem_classes="consequence"):
             gr.HTML(markup.heading("5", "The plan", "What these choices cost, before anything is downloaded or started."))
-            plan = gr.HTML(plan_html(studio, load_preset("quickstart")), elem_id="plan", padding=False, js_on_load=KEEP_OPEN)
-            train = gr.Button("Train", variant="primary", size="lg", elem_id="train-button")
+            shown, verdict = show_plan(studio, load_preset("quickstart"))
+            plan = gr.HTML(shown, elem_id="plan", padding=False, js_on_load=KEEP_OPEN)
             with gr.Accordion("As JSON, and from the command line", open=False):
                 spec = spec_view.build(load_preset("quickstart"))
                 load = gr.UploadButton("Load a spec.json or YAML", file_types=[".json", *YAML_SUFFIXES], size="sm")
+    with gr.Row(elem_id="go"):  # stays at the foot of the window: theme.css
+        line = gr.HTML(verdict, elem_id="verdict", padding=False)
+        train = gr.Button("Train", variant="primary", size="lg", elem_id="train-button")
     started = gr.Textbox("", visible="hidden", label="run just started")
     kept = gr.BrowserState({}, storage_key="peft-studio-form", secret="peft-studio")
     origin = StartFrom(form, groups, preset, imported, data.followed, prompts_for)
     start_from.wire(origin, load, kept)
-    _wire_plan(studio, origin, kept, (plan, spec, data.view))
+    _wire_plan(studio, origin, kept, (plan, line, spec, data.view))
     data_panel.wire(studio, origin, data)
     calibration.wire(studio, form, calibrate)
 
@@ -158,19 +161,20 @@ def _training_section(form: Form) -> None:
             form.field(f"training.{name}")
 
 
-def _wire_plan(studio: Studio, origin: StartFrom, kept: gr.BrowserState, shown: tuple[Any, Any, Any]) -> None:
+def _wire_plan(studio: Studio, origin: StartFrom, kept: gr.BrowserState, shown: tuple[Any, ...]) -> None:
     """The plan follows every change and look at the data; the browser keeps what is typed. Of changes faster than plans the last counts."""
-    plan, spec, preview = shown
+    *views, spec, preview = shown
     form, preset = origin.form, origin.preset
 
-    def show_plan(values: dict[Any, Any]) -> dict[Any, Any]:
+    def update(values: dict[Any, Any]) -> dict[Any, Any]:
         data = form.spec_data(values)
         name = mark_changed(values[preset] or "", data)
-        updates = {plan: plan_html(studio, data), spec: spec_view.spec_html(data), kept: {**form.typed(values), PRESET: name}}
+        updates = dict(zip(views, show_plan(studio, data), strict=True))
+        updates |= {spec: spec_view.spec_html(data), kept: {**form.typed(values), PRESET: name}}
         return updates if name == values[preset] else {**updates, preset: name}
 
     changes = [preview.change, *(field.widget.change for field in form.fields.values())]
-    gr.on(changes, guarded(show_plan), {*form.widgets, preset}, [plan, spec, kept, preset], show_progress="hidden",
+    gr.on(changes, guarded(update), {*form.widgets, preset}, [*views, spec, kept, preset], show_progress="hidden",
           trigger_mode="always_last", concurrency_limit=4)  # fmt: skip
 
 
@@ -190,20 +194,20 @@ def initial_values(studio: Studio, form: Form) -> None:
         widget.value = value
 
 
-def plan_html(studio: Studio, data: dict[str, Any]) -> str:
-    """The plan for the form's content, or the problems in its place."""
+def show_plan(studio: Studio, data: dict[str, Any]) -> tuple[str, str]:
+    """The plan for the form's content and its verdict in one line, or the problems in their place."""
     try:
         spec = RunSpec.parse(data)
         shape = find_shape(spec.model.id, studio.home)
         problems = check(spec, shape)
         if problems:
-            return plan_panel.problems_html(problems)
+            raise SpecError(problems)
         plan = make_plan(spec, shape, studio.hardware, measured_size(studio.home, spec))
-        return plan_panel.plan_html(plan, compare_families(spec, shape, studio.hardware), measured_problem(studio.home, spec))
-    except SpecError as error:
-        return plan_panel.problems_html(error.problems)
+        unusable = measured_problem(studio.home, spec)
+        return plan_panel.plan_html(plan, compare_families(spec, shape, studio.hardware), unusable), plan_panel.verdict_html(plan, unusable)
     except StudioError as error:
-        return plan_panel.problems_html([str(error)])
+        problems = error.problems if isinstance(error, SpecError) else [str(error)]
+        return plan_panel.problems_html(problems), plan_panel.problems_line(problems)
 
 
 def check_all(studio: Studio, data: dict[str, Any]) -> tuple[RunSpec, dict[str, Any] | None]:

@@ -13,9 +13,9 @@ from tests.browser.conftest import StudioServer, watch
 
 
 @pytest.fixture
-def form(browser: Browser, tiny_server: StudioServer) -> Iterator[Page]:
-    """A new person's Train tab. Errors on the browser's console fail the test."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
+def form(browser: Browser, tiny_server: StudioServer, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """A new person's Train tab, in the colour scheme of the test's parameter. Errors on the browser's console fail the test."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme=getattr(request, "param", "light"))
     page = context.new_page()
     troubles: list[str] = []
     watch(page, tiny_server, troubles)
@@ -69,3 +69,50 @@ def test_what_the_preset_chose_for_its_dataset_follows_another(form: Page, tmp_p
     expect(form.locator("#start-from input")).to_have_value("quickstart")
     expect(field(form, "name")).to_have_value("quickstart")
     expect(form.locator("#followed .notice")).to_have_count(0)
+
+
+def test_verdict_and_button_are_in_sight_wherever_one_is(form: Page) -> None:
+    for width, height in ((1440, 900), (390, 844)):
+        form.set_viewport_size({"width": width, "height": height})
+        for place in (0, 500, 1_000_000):
+            form.evaluate("place => window.scrollTo(0, place)", place)
+            expect(form.locator("#train-button")).to_be_in_viewport(ratio=1)
+            expect(form.locator("#verdict")).to_be_in_viewport(ratio=1)
+    field(form, "training.learning_rate").fill("quick")
+    expect(form.locator("#verdict")).to_contain_text(re.compile(r"This cannot run yet\.\s*training\.learning_rate"))
+
+
+def test_the_boxes_of_a_row_stand_on_one_line(form: Page) -> None:
+    for paths in (("lora.rank", "lora.alpha", "lora.targets"), ("training.epochs", "training.learning_rate", "training.batch_size")):
+        blocks = [form.locator(f"#field-{path.replace('.', '-')}") for path in paths]
+        boxes = [block.locator(".wrap:has(> .wrap-inner), .input-container, input[type=number]").first.bounding_box() for block in blocks]
+        for edge in ([box["y"] for box in boxes], [box["y"] + box["height"] for box in boxes]):
+            assert max(edge) - min(edge) <= 2, (paths, boxes)
+
+
+CONTRAST = """() => {
+  const parse = text => { const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; };
+  const over = (top, under) => [0, 1, 2].map(i => top[i] * top[3] + under[i] * (1 - top[3]));
+  const light = ink => { const [r, g, b] = ink.map(v => v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const ground = element => { const layers = [];
+    for (let at = element; at; at = at.parentElement) { layers.push(parse(getComputedStyle(at).backgroundColor)); }
+    return layers.reduceRight((under, top) => over(top, under), [255, 255, 255]); };
+  const poor = [];
+  for (const element of document.querySelectorAll('.gradio-container *')) {
+    const text = [...element.childNodes].filter(node => node.nodeType === 3).map(node => node.data.trim()).join('');
+    if (!text || !element.checkVisibility() || element.closest('svg, .stacked')) continue;
+    const under = ground(element), [a, b] = [light(over(parse(getComputedStyle(element).color), under)), light(under)].sort((x, y) => y - x);
+    if ((a + 0.05) / (b + 0.05) < 4.5) poor.push(`${text.slice(0, 40)}: ${((a + 0.05) / (b + 0.05)).toFixed(2)}`);
+  }
+  return poor;
+}"""
+"""Texts whose contrast with what is behind them is below WCAG's 4.5 to 1, by its own formula for relative luminance."""
+
+
+@pytest.mark.parametrize("form", ["light", "dark"], indirect=True)
+def test_every_text_stands_out_from_its_ground(form: Page) -> None:
+    form.locator(".families summary").click()
+    form.get_by_role("button", name="Everything else").click()
+    expect(field(form, "training.max_steps")).to_be_visible()
+    assert form.evaluate(CONTRAST) == []
