@@ -123,7 +123,7 @@ class TrainingSpec(Part):
     """How long, how fast, how much at once."""
 
     epochs: float = Field(1.0, gt=0, le=1000)
-    max_steps: int = Field(0, ge=0)
+    max_steps: int = Field(0, ge=0, le=10_000_000)
     """Where above 0 it decides and epochs does not."""
     learning_rate: float | None = Field(None, gt=0, le=1)
     """None takes the family's default."""

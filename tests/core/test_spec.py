@@ -98,6 +98,12 @@ def test_a_learning_rate_that_cannot_be_is_refused(rate: object) -> None:
         RunSpec.parse({"training": {"learning_rate": rate}})
 
 
+@pytest.mark.parametrize("length", [{"max_steps": 1e22}, {"max_steps": 10_000_001}, {"epochs": 1e12}])
+def test_a_run_nobody_lives_to_see_the_end_of_is_refused(length: dict[str, float]) -> None:
+    with pytest.raises(SpecError, match=r"training\.(max_steps|epochs)"):
+        RunSpec.parse({"training": length})
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [

@@ -77,6 +77,26 @@ def test_a_problem_of_the_data_is_kept_until_they_change_and_one_of_the_model_is
     assert measured.measured_problem(home, spec) == ""
 
 
+@pytest.mark.parametrize("limits", [{"max_rows": 7}, {"max_held_out_rows": 2}, {"held_out": 0.3}, {"max_rows": 9, "held_out": 0.5}])
+def test_how_many_rows_are_taken_changes_their_number_and_no_length(look, home, write_rows, limits):
+    path = write_rows(rows(30))
+    whole = spec_of(path, max_length=4000)
+    look(whole)
+    fewer = whole.model_copy(update={"data": whole.data.model_copy(update=limits)})
+    before, now = measured.measured_size(home, whole), measured.measured_size(home, fewer)
+    loaded = load_data(fewer.data, home)
+    assert (now.rows, now.held_out_rows) == (len(loaded.train), len(loaded.held_out))
+    assert (now.mean_tokens, now.longest_tokens, now.labelled_share) == (before.mean_tokens, before.longest_tokens, before.labelled_share)
+    assert now.source == "measured, the number of rows worked out"
+
+
+def test_a_problem_may_be_that_of_too_many_rows(home, write_rows):
+    spec = spec_of(write_rows(rows(10)))
+    measured.remember(home, spec, {"problem": DataError("Too much text.", "Set data.max_rows.").to_json()})
+    fewer = spec.model_copy(update={"data": spec.data.model_copy(update={"max_rows": 5})})
+    assert measured.measured_problem(home, spec) and not measured.measured_problem(home, fewer)
+
+
 @pytest.mark.parametrize("source", ["", "~nobody/x", "/", "a\0b", "x" * 5000])
 def test_half_a_path_has_no_times_and_no_traceback(source):
     assert isinstance(measured._times(source), list)
