@@ -8,6 +8,7 @@ Within, it knows nothing of how a matrix is rounded (rounding.py) or a model wal
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from studio.core.spec import DataSpec, ModelSpec, RunSpec
 from studio.data.format import EncodedRow, encode_examples
 from studio.data.load import load_data
 from studio.export.source import new_folder
+from studio.models.gguf import locked
 from studio.models.load import LoadedBase, load_base, load_tokenizer, resolve_model
 from studio.models.plan import check
 from studio.models.shape import find_shape
@@ -67,26 +69,25 @@ def calibrate(spec: RunSpec, home: StudioHome, target: Path, report: Callable[[f
     problems = check(spec, find_shape(spec.model.id, home))
     if problems:
         raise SpecError(problems)
-    with trained_on_cpu():
+    with trained_on_cpu(), locked(target):
+        for left in target.parent.glob(f".{target.name}.*.part"):  # by one that was killed
+            shutil.rmtree(left, ignore_errors=True)
         report(0, "reading the data")
-        data, tokenizer = load_data(spec.data, home), load_tokenizer(spec.model, home)
-        train, held_out = (encode_examples(rows, tokenizer, spec.training).rows for rows in (data.train, data.held_out))
-        if not train or not held_out:
-            raise DataError("No row is left to calibrate with, or none to measure on.", "Choose other data, or raise training.max_length.")
+        train, held_out, fingerprint = read_rows(spec, home)
+        report(0.01, "loading the model")
+        base = load_base(held_as(spec, "none", "bfloat16"), home)
+        round_layers(
+            base.model, list(batches_of(train, base)), spec.model.double_quantization,
+            lambda done, every: report(0.05 + 0.7 * done / every, f"layer {done + 1} of {every}"),
+        )  # fmt: skip
         with new_folder(target) as part:
-            report(0.01, "loading the model")
-            base = load_base(held_as(spec, "none", "bfloat16"), home)
-            round_layers(
-                base.model, list(batches_of(train, base)), spec.model.double_quantization,
-                lambda done, every: report(0.05 + 0.7 * done / every, f"layer {done + 1} of {every}"),
-            )  # fmt: skip
             base.model.to(SAVED_IN).save_pretrained(part)
-            tokenizer.save_pretrained(part)
+            base.tokenizer.save_pretrained(part)
             del base
             losses = measure(spec, home, part, held_out, report)
             stamp = {
                 "source": spec.model.id, "grid": "nf4", "block": 64, "double_quantization": spec.model.double_quantization,
-                "data": {"source": spec.data.source, "fingerprint": data.fingerprint, "rows": len(train),
+                "data": {"source": spec.data.source, "fingerprint": fingerprint, "rows": len(train),
                          "tokens": sum(len(row.ids) for row in train)},
                 "held_out": {"rows": len(held_out), "loss": losses},
             }  # fmt: skip
@@ -94,6 +95,15 @@ def calibrate(spec: RunSpec, home: StudioHome, target: Path, report: Callable[[f
             for path in part.iterdir():
                 path.chmod(0o644)
     return stamp
+
+
+def read_rows(spec: RunSpec, home: StudioHome) -> tuple[list[EncodedRow], list[EncodedRow], str]:
+    """Rows to calibrate with, rows to measure on, and the data's fingerprint. Raises DataError where there are none of either."""
+    data, tokenizer = load_data(spec.data, home), load_tokenizer(spec.model, home)
+    train, held_out = (encode_examples(rows, tokenizer, spec.training).rows for rows in (data.train, data.held_out))
+    if not train or not held_out:
+        raise DataError("No row is left to calibrate with, or none to measure on.", "Choose other data, or raise training.max_length.")
+    return train, held_out, data.fingerprint
 
 
 def held_as(spec: RunSpec, quantization: str, dtype: str = "") -> RunSpec:

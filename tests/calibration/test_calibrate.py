@@ -120,10 +120,12 @@ def test_an_interrupted_write_leaves_nothing(
     def fail(*_: Any) -> None:
         raise ended_by
 
+    left = tmp_path / "models" / ".calibrated.killed.part"
+    left.mkdir(parents=True)
     monkeypatch.setattr(room, "measure", fail)
     with pytest.raises((StudioError, KeyboardInterrupt)):
         calibrate(spec, studio_home, tmp_path / "models" / "calibrated")
-    assert list((tmp_path / "models").iterdir()) == []
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [".calibrated.lock"]
 
 
 def test_expected_failures_say_what_to_do(spec: RunSpec, studio_home: Path, tmp_path: Path, tiny_llama: Path) -> None:
