@@ -30,7 +30,7 @@ class QLoraMethod(LoraMethod):
 
     family = "qlora"
     title = "QLoRA"
-    sentence = "LoRA on a base held in 4 bits: about a quarter of the base's memory."
+    sentence = "LoRA on a base whose linear layers are held in 4 bits: about a quarter of their memory."
     texts = CARD_TEXTS | {
         "formula": "y = (dequant(W in 4 bits) + (α / r) · B A) x",
         "added": "The same two thin matrices as LoRA; the frozen weights beside them are 4-bit codes.",

@@ -11,6 +11,7 @@ from studio.core.units import show_bytes, show_count
 from studio.models.comparison import Check, FamilyComparison
 from studio.ui.markup import escape, raw_table
 
+LECTURE = "The lecture is the one on parameter-efficient fine-tuning whose content this studio shows on real models."
 SUMMARY = "What each method adds to this model, and what the lecture says"
 
 KEEP_OPEN = """
@@ -22,14 +23,17 @@ watch('value', () => element.querySelector('.families')?.toggleAttribute('open',
 """
 """The plan is drawn anew at every change of the form; who opened the cards finds them open."""
 
-HOW = "Counted: from this model's config, for the settings chosen; the other methods at their defaults. All four leave the base frozen."
+HOW = (
+    "Counted: from this model's config, for the settings chosen; the other methods at their defaults. All four leave the base frozen. "
+    f"{LECTURE} Its claims stand beside what is counted."
+)
 
 
 def families_html(families: Sequence[FamilyComparison]) -> str:
     """The folded cards, in the order of the families."""
     cards = "".join(_card(item) for item in families)
     body = f'<p class="how">{escape(HOW)}</p><div class="family-cards">{cards}</div>'
-    return f'<details class="families"><summary>{escape(SUMMARY)}</summary>{body}</details>'
+    return f'<details class="families"><summary><span title="{escape(LECTURE)}">{escape(SUMMARY)}</span></summary>{body}</details>'
 
 
 def _card(item: FamilyComparison) -> str:

@@ -40,7 +40,7 @@ def wire(studio: Studio, form: PlayForm) -> None:
         pane = next((pane.id for pane in sources.panes if pane.id != BASE and pane.id in last.answers), BASE)
         text = values[tools.text] or last.answers.get(pane, {}).get("text", "")
         messages = conversation.before(len(conversation.turns) - 1).messages(BASE, last.user)
-        looked = studio.play.call(
+        looked = studio.play_room.call(
             "inspect", messages=messages, text=text, panes=[pane.id for pane in sources.panes], strength=values[form.strength],
             load=sources.load,
         )  # fmt: skip

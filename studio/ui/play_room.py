@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from studio.core.errors import PlayError
+from studio.core.errors import PlayError, WorkerError
 from studio.jobs.worker import Worker
 
 IDLE_S = 600.0
@@ -80,6 +80,15 @@ class PlayRoom:
     @loaded.setter
     def loaded(self, told: dict[str, Any]) -> None:
         self._loaded = (self.worker.pid, told)
+
+    def call(self, verb: str, **args: Any) -> Any:
+        """The worker's answer; what it says of the model it loaded for it is remembered. Raises as Worker.call."""
+        for event in self.worker.stream(verb, **args):
+            if event.name == "loaded":
+                self.loaded = event.data
+            elif event.name == "done":
+                return event.data
+        raise WorkerError(f"The worker ended {verb} without an answer.")
 
     @property
     def waiting(self) -> int:

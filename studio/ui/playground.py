@@ -170,7 +170,7 @@ def _wire_keeping(studio: Studio, form: PlayForm) -> None:
 def _wire_tools(studio: Studio, form: PlayForm) -> None:
     """Below the conversation: the rendered prompt, tests for every pane, the difference between two answers."""
 
-    def render(values: dict[Any, Any]) -> str:
+    def render(values: dict[Any, Any]) -> tuple[str, str]:
         refuse_while_training(studio)
         conversation = Conversation.from_json(values[form.kept])
         sources = form.sources(studio.home, values)
@@ -178,7 +178,8 @@ def _wire_tools(studio: Studio, form: PlayForm) -> None:
         user = values[form.prompt].strip()
         messages = conversation.messages(BASE, user) if user or not conversation.turns else conversation.before(
             len(conversation.turns) - 1).messages(BASE, conversation.turns[-1].user)  # fmt: skip
-        return play_markup.rendered_html(studio.play.call("render", messages=messages, load=sources.load))
+        rendered = studio.play_room.call("render", messages=messages, load=sources.load)
+        return play_markup.rendered_html(rendered), memory_now(studio)
 
     def run_all(values: dict[Any, Any]) -> dict[Any, Any]:
         conversation = Conversation.from_json(values[form.kept])
@@ -203,7 +204,7 @@ def _wire_tools(studio: Studio, form: PlayForm) -> None:
         return "".join(parts)
 
     tools = form.tools
-    tools.render.click(guarded(render), form.inputs, tools.rendered, **LINE)
+    tools.render.click(guarded(render), form.inputs, [tools.rendered, form.memory], **LINE)
     tools.run_all.click(guarded(run_all), form.inputs, [form.thread, form.kept], concurrency_limit=4, concurrency_id="code")
     tools.diff.click(guarded(diff), form.kept, tools.difference, **QUIET)
 

@@ -47,8 +47,9 @@ def build(studio: Studio) -> TrainTab:
     form = Form()
     with gr.Row(elem_classes="preset-row"):
         preset = gr.Dropdown(
-            ["", *preset_names()], value="quickstart", label="Start from", info="A preset fills the form; change what you like.", scale=2,
-            elem_id="start-from", allow_custom_value=True,  # "quickstart (changed)" is none of the list
+            ["", *preset_names()], value="quickstart", label="Start from", scale=2, elem_id="start-from",
+            info="Fills the form; change what you like. 'lecture' is the run of the lecture on fine-tuning that the studio follows.",
+            allow_custom_value=True,  # "quickstart (changed)" is none of the list
         )  # fmt: skip
         form.field("name", placeholder="named after the dataset and the method", scale=3)
     imported = gr.HTML("", padding=False, elem_id="imported")

@@ -86,6 +86,7 @@ def test_the_prompt_as_text_and_tokens_is_what_the_model_reads(playground: Playg
     ids = [int(span.get_attribute("title") or -1) for span in shown.locator("> span").all()]
     assert ids == tokenizer(text, add_special_tokens=False)["input_ids"]
     expect(shown.locator(".special").first).to_have_text("<|im_start|>")
+    expect(playground.find("#play-memory")).to_contain_text("In memory: the base")
 
 
 @pytest.mark.parametrize(("prompt", "said"), [("   ", "The prompt is empty"), ("list " * 700, r"[\d,]+ too long to leave room")])

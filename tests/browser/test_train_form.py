@@ -102,7 +102,8 @@ CONTRAST = """() => {
   for (const element of document.querySelectorAll('.gradio-container *')) {
     const text = [...element.childNodes].filter(node => node.nodeType === 3).map(node => node.data.trim()).join('');
     if (!text || !element.checkVisibility() || element.closest('svg, .stacked')) continue;
-    const under = ground(element), [a, b] = [light(over(parse(getComputedStyle(element).color), under)), light(under)].sort((x, y) => y - x);
+    const under = ground(element), ink = over(parse(getComputedStyle(element).color), under);
+    const [a, b] = [light(ink), light(under)].sort((x, y) => y - x);
     if ((a + 0.05) / (b + 0.05) < 4.5) poor.push(`${text.slice(0, 40)}: ${((a + 0.05) / (b + 0.05)).toFixed(2)}`);
   }
   return poor;

@@ -43,6 +43,7 @@ def test_the_cards_stay_folded_and_small() -> None:
     page = families_html(starter()[1])
     assert page.startswith('<details class="families"><summary>')
     assert len(page) < 10_000
+    assert page.index("The lecture is the one on") < page.index("The lecture says"), "what it is comes before what it says"
 
 
 def test_every_drawing_has_its_rule() -> None:

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from studio.core.errors import PlayError
+from studio.jobs.worker import Event
 from studio.ui.play_room import PlayRoom
 
 
@@ -40,6 +41,19 @@ def test_ten_people_are_served_in_the_order_in_which_they_came():
     for one in people:
         one.join(10)
     assert served == list(range(10))
+    room.close()
+
+
+def test_what_a_call_loads_is_remembered_as_what_a_question_loads():
+    class Loading(FakeWorker):
+        def stream(self, verb, **args):
+            yield from (Event("loaded", {"verb": verb, **args}), Event("done", "answer"))
+
+    room = PlayRoom(Loading())
+    assert room.call("render", load=1) == "answer"
+    assert room.loaded == {"verb": "render", "load": 1}
+    room.worker.close()
+    assert room.loaded is None
     room.close()
 
 
