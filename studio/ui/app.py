@@ -18,7 +18,7 @@ from studio.jobs.queue import QueueThread
 from studio.ui import links, markup, playground, quantization, rank, runs, train
 from studio.ui.assets import KeptAssets
 from studio.ui.drawings import card_css
-from studio.ui.lazy import VISITED, build_on_visit
+from studio.ui.lazy import VISITED, build_on_visit, show_no_progress
 from studio.ui.studio import Studio
 from studio.ui.theme import studio_theme
 
@@ -50,16 +50,16 @@ def build_page(studio: Studio) -> gr.Blocks:
         def build_runs() -> None:
             tab = runs.build(studio, shared)
             train.connect_again(studio, tabs, tab.again, tab.selected, train_tab)
-            opened = {"outputs": [shared.play_run, play_visited, tabs], "show_progress_on": play_visited, **QUIET}
-            tab.play.click(lambda run_id: (run_id, VISITED, gr.Tabs(selected="playground")), tab.selected, **opened)
+            opened = [shared.play_run, play_visited, tabs]
+            tab.play.click(lambda run_id: (run_id, VISITED, gr.Tabs(selected="playground")), tab.selected, opened, **QUIET)
 
-        # Progress on a box that holds nothing: gradio's client copies what an event shows progress on, and of tabs all that is in them.
-        opened = {"outputs": [shared.show_run, runs_visited, tabs], "show_progress_on": runs_visited, **QUIET}
-        train_tab.start.success(lambda run_id: (run_id, VISITED, gr.Tabs(selected="runs")), train_tab.started, **opened)
-        page.load(lambda: at_start(studio), None, **opened)
+        opened = [shared.show_run, runs_visited, tabs]
+        train_tab.start.success(lambda run_id: (run_id, VISITED, gr.Tabs(selected="runs")), train_tab.started, opened, **QUIET)
+        page.load(lambda: at_start(studio), None, opened, **QUIET)
     # The page's events are no public API (the command line is): describing them would double what every visit loads.
     for event in page.fns.values():
         event.api_visibility = "private"
+    show_no_progress(page.fns.values(), shared.play_run)
     return page
 
 

@@ -29,13 +29,9 @@ element.addEventListener('click', event => {
 """
 
 
-def quiet(light: Any, line: str = "analysis") -> dict[str, Any]:
-    """Settings of an event that fills figures: no animation, four at once in `line`.
-
-    At every change of an event's status Gradio's client copies all that the event shows progress on, outputs unless told, with their whole
-    values: with plots 100 ms of a click (measured in gradio 6.31). `light` is a small component to put in their place.
-    """
-    return {"show_progress": "hidden", "show_progress_on": light, "concurrency_limit": 4, "concurrency_id": line}
+def quiet(line: str = "analysis") -> dict[str, Any]:
+    """Settings of an event that fills figures: no animation, four at once in `line`."""
+    return {"show_progress": "hidden", "concurrency_limit": 4, "concurrency_id": line}
 
 
 class Figure(NamedTuple):

@@ -60,8 +60,8 @@ def build(studio: Studio, tab: gr.Tab) -> None:
     def stream(chosen: str | None, text: str | None) -> Iterator[list[Any]]:
         yield from handler(chosen, text)
 
-    tab.select(guarded(listed), run, run, **figure.quiet(told))
-    alone = {**figure.quiet(told, "effect"), "concurrency_limit": 1, "trigger_mode": "always_last"}
+    tab.select(guarded(listed), run, run, **figure.quiet())
+    alone = {**figure.quiet("effect"), "concurrency_limit": 1, "trigger_mode": "always_last"}
     go.click(stream, [run, prompt], widgets.outputs, **alone)
 
 

@@ -7,10 +7,11 @@ back later finds the tab as it was left.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import BlockFunction
 from gradio.context import LocalContext, get_blocks_context
 
 VISITED = "yes"
@@ -29,11 +30,23 @@ def build_on_visit(tab: gr.Tab, build: Callable[[], None]) -> gr.Textbox:
     def show() -> None:
         build()
         _let_change()
+        rendered = LocalContext.renderable.get(None)
+        show_no_progress([event for event in _context().fns.values() if event.rendered_in is rendered], visited)
 
-    # Gradio's client copies, at every step of any event, what events show progress on: of a whole tab, all that is in it.
-    fns = _context().fns  # the rendering itself is the last of them
-    fns[max(fns)].show_progress_on = [visited]
+    fns = _context().fns
+    fns[max(fns)].show_progress_on = [visited]  # the rendering itself: otherwise on all that is in the tab
     return visited
+
+
+def show_no_progress(events: Iterable[BlockFunction], light: gr.Textbox) -> None:
+    """Let events without a progress display tell their status to `light`, a box that holds next to nothing.
+
+    At every change of any event's status gradio's client (6.31) copies every component that any event so far was to show progress on,
+    hidden or not, with its whole value. Those are an event's outputs unless told otherwise: a form, figures, tables.
+    """
+    for event in events:
+        if event.show_progress == "hidden":
+            event.show_progress_on = [light]
 
 
 def _let_change() -> None:

@@ -128,7 +128,7 @@ def _wire(studio: Studio, tab: gr.Tab, choice: Choice, measure: gr.Button, widge
         picked = heat_map.picked(event)
         return [picked, *module_values(studio, (model, block_size, double_quant), kind, picked)]
 
-    outputs, quiet = [*widgets.outputs, choice.module], figure.quiet(choice.module)
+    outputs, quiet = [*widgets.outputs, choice.module], figure.quiet()
     gr.on(on_visit(tab), guarded(first_look), choice.widgets, outputs, **quiet)
     measure.click(guarded(run), choice.widgets, outputs, **quiet)
     gr.on([choice.block_size.input, choice.double_quant.input], guarded(run), choice.widgets, outputs, **quiet)

@@ -119,7 +119,7 @@ def _wire(studio: Studio, tab: gr.Tab, choice: Choice, widgets: Widgets) -> None
         base = adapter_choice.base_of(studio, adapter, stated)
         return view.inside_html(studio.analysis.call("inside", adapter=adapter, base=base, layer=layer, module=module), base)
 
-    quiet = figure.quiet(choice.module)
+    quiet = figure.quiet()
     opened_outputs = [choice.step, choice.module, choice.seen, *widgets.outputs]
     visited = [choice.adapter, choice.measure, choice.module, choice.seen]
     gr.on(on_visit(tab), guarded(open_tab), visited, [choice.adapter, *opened_outputs], **quiet)

@@ -49,7 +49,7 @@ def build(studio: Studio, tab: gr.Tab) -> None:
         return compared(studio, (one or "", other or ""), name or "", kind)
 
     inputs, outputs = [first, second, module, kind], [module, verdict, *drawn.outputs]
-    quiet = figure.quiet(kind)
+    quiet = figure.quiet()
     tab.select(guarded(listed), inputs, [first, second, *outputs], **quiet)
     go.click(guarded(compare), inputs, outputs, **quiet)
     gr.on([module.input, kind.input], guarded(compare), inputs, outputs, **quiet)

@@ -40,7 +40,7 @@ def build(studio: Studio, tab: gr.Tab) -> None:
         gr.Info(f"{len(RANKS)} runs are queued; the Runs tab shows them.", duration=5)
         return look(chosen)
 
-    outputs, quiet = [run, told, *drawn.outputs], figure.quiet(again, "sweep")
+    outputs, quiet = [run, told, *drawn.outputs], figure.quiet("sweep")
     gr.on([tab.select, again.click, run.input], guarded(look), run, outputs, **quiet)
     go.click(guarded(queue), run, outputs, **quiet)
 

@@ -70,7 +70,7 @@ def build(studio: Studio, tab: gr.Tab) -> None:
     def click(event: gr.EventData, one: str, other: str) -> Iterator[list[Any]]:
         yield from module_values(studio, (one, other), heat_map.picked(event))
 
-    quiet = figure.quiet(progress)
+    quiet = figure.quiet()
     tab.select(guarded(listed), [base, tuned], [base, tuned], **quiet)
     go.click(guarded(measure), [base, tuned], widgets.outputs, **quiet)
     heat.submit(guarded(click), [base, tuned], widgets.module_outputs, trigger_mode="always_last", **quiet)

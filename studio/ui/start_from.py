@@ -123,7 +123,10 @@ def wire(start: StartFrom, load: gr.UploadButton, kept: gr.BrowserState) -> None
     quiet = {"outputs": start.filled, "show_progress": "hidden"}
     start.preset.input(guarded(fill_from_preset), start.preset, **quiet)
     load.upload(guarded(fill_from_file), load, **quiet)
-    current_page().load(guarded(restore), kept, **quiet)
+    # In two steps: gradio's client works through every output of an event that a page waits for, and a first visit has nothing to put back.
+    found = gr.Textbox("", visible="hidden", label="the browser kept a form")
+    current_page().load(lambda typed: "yes" if typed else "", kept, found, show_progress="hidden")
+    found.change(guarded(restore), kept, **quiet)
 
 
 def make_followers(start: StartFrom) -> tuple[Any, dict[str, Any]]:
