@@ -18,7 +18,7 @@ from studio.core.files import read_json, read_lines, write_json
 from studio.core.paths import RunPaths, StudioHome
 from studio.core.records import RunResult, RunStatus, StepRecord
 from studio.core.spec import RunSpec
-from studio.train.process import Place, claim_run, stop_on_signal, wait_asleep
+from studio.train.process import Place, claim_run, keep_few_primitives, stop_on_signal, wait_asleep
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     place = Place(paths)
     stop_on_signal(paths)
     wait_asleep()
+    keep_few_primitives()
     result = work(paths, options.resume, options.home)
     try:
         place.check()

@@ -20,6 +20,11 @@ from studio.core.errors import RunError, from_os_error
 from studio.core.files import read_json, write_json
 from studio.core.paths import RunPaths
 
+PRIMITIVES_KEPT = 256
+"""The last eight widths of a batch or so: compiling the others again costs about 1 % of the time (docs/decisions.md)."""
+DESCRIPTIONS_KEPT = 64
+"""Those of one step: they are quickly made."""
+
 
 def claim_run(paths: RunPaths) -> None:
     """Write process.json for this process. Raises RunError where another live process works on the run."""
@@ -96,6 +101,17 @@ def wait_asleep() -> None:
     page, a browser) the one that works is kept from its core by one that only waits.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def keep_few_primitives() -> None:
+    """Bound what oneDNN and torch keep of products they have run; before torch is imported, which reads it once.
+
+    Each 16-bit product is compiled for its exact shape (1.5 ms). By default oneDNN keeps the last 1,024, and torch as many descriptions
+    of them: 0.3 MB each, some 20 MB for every new width of batch. A step needs about 33 of both (60 where all layers differ); with fewer
+    every layer would compile anew.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(PRIMITIVES_KEPT))
+    os.environ.setdefault("LRU_CACHE_CAPACITY", str(DESCRIPTIONS_KEPT))
 
 
 def count_threads() -> int:

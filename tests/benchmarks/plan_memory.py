@@ -2,9 +2,10 @@
 
     python tests/benchmarks/plan_memory.py [--json] [--only NAME ...]
 
-Each case is a real `python -m studio.train` of a few steps in a home of its own, padded to the full length so that every batch is as
-large as the plan assumes. Measured is the kernel's own record of the process's peak resident memory. The last line says the worst
-and the median error; --json prints everything as one line. Memory hardly depends on what else runs here.
+Each case is a real `python -m studio.train` in a home of its own: a few steps padded to the full length, so that every batch is as large
+as the plan assumes; and, as `varied`, 40 steps of starter pairs as long as they are, in batches of like length, as people train.
+Measured is the kernel's own record of the process's peak resident memory. The last line says the worst and the median error; --json
+prints everything as one line. Memory hardly depends on what else runs here.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 SIZES = ((4, 128), (8, 256), (4, 512))
 STEPS = 3
+VARIED = (4, 256)
+VARIED_STEPS = 40
 
 
 def cases() -> dict[str, dict[str, Any]]:
@@ -51,6 +54,10 @@ def cases() -> dict[str, dict[str, Any]]:
             training |= {"padding": "fixed", "too_long": "cut"}
             data = {"max_rows": batch * STEPS, "max_held_out_rows": batch}
             found[f"{name} {batch}x{length}"] = {**parts, "training": training, "data": data}
+        batch, length = VARIED
+        training = {"batch_size": batch, "max_length": length, "eval_every": VARIED_STEPS}
+        data = {"max_rows": batch * VARIED_STEPS, "max_held_out_rows": 4 * batch}
+        found[f"{name} {batch}x{length} varied"] = {**parts, "training": training, "data": data}
     return found
 
 
@@ -84,16 +91,17 @@ def make_home(folder: Path) -> StudioHome:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="everything as one last line")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="cases whose name begins so")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="cases whose name begins so, or ends so")
     options = parser.parse_args()
-    chosen = {name: data for name, data in cases().items() if not options.only or name.startswith(tuple(options.only))}
+    only = tuple(options.only)
+    chosen = {name: data for name, data in cases().items() if not only or name.startswith(only) or name.endswith(only)}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         home = make_home(Path(folder))
         for name, data in chosen.items():
             row = measure(name, data, home)
             rows.append(row)
-            print(f"{name:20} planned {row['planned_bytes'] / 1e9:6.2f} GB  measured {row['measured_bytes'] / 1e9:6.2f} GB  "
+            print(f"{name:23} planned {row['planned_bytes'] / 1e9:6.2f} GB  measured {row['measured_bytes'] / 1e9:6.2f} GB  "
                   f"{100 * row['error']:+6.1f} %", flush=True)  # fmt: skip
     errors = [abs(row["error"]) for row in rows]
     summary = {"worst_error": max(errors), "median_error": statistics.median(errors), "cases": rows}
