@@ -202,7 +202,7 @@ def test_the_trash_is_emptied_once_it_was_said_how_much_that_is(
 
 
 def test_the_plan_shows_what_each_method_adds_beside_the_lectures_words(home: StudioHome, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--home", str(home.root), "plan", "lecture"]) == 0
+    assert main(["--home", str(home.root), "plan", "lecture", "--full"]) == 0
     text = capsys.readouterr().out
     assert "LoRA: 851,968 parameters, 0.0689 %" in text and "self_attn.v_proj A 8 × 2048, B 512 × 8: 20,480" in text
     assert "lecture: 262,144 for 16 virtual tokens (Llama-3.2-1B). Counted here, it holds: 262,144" in text

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from studio.cli.output import print_json, say
-from studio.cli.plan import describe_lines
+from studio.cli.plan import add_full_argument, describe_lines
+from studio.cli.summaries import changes_summary, module_summary, nf4_model_summary, nf4_summary, spectrum_summary
 from studio.core.errors import AnalysisError, WorkerError
 from studio.core.paths import StudioHome
 from studio.jobs.worker import Worker
@@ -22,6 +24,7 @@ def add_verbs(verbs: Any) -> None:
     nf4.add_argument("--module", help="for example q_proj; the whole model when left out")
     nf4.add_argument("--block-size", type=int, default=64, help="weights that share one absmax")
     nf4.add_argument("--no-double-quantization", action="store_true", help="keep each block's absmax in 32 bits")
+    add_full_argument(nf4, "each module, or each bin of the histograms")
     nf4.add_argument("--json", action="store_true", help="one JSON object as the last line")
     nf4.set_defaults(verb=run_nf4)
     spectrum = verbs.add_parser(
@@ -35,6 +38,7 @@ def add_verbs(verbs: Any) -> None:
     told = "the base: of a tuned model always; of an adapter with --module, what of the base's directions it amplifies"
     spectrum.add_argument("--base", metavar="MODEL", help=told)
     spectrum.add_argument("--other", metavar="RUN_OR_DIR", help="with --module: how alike its subspace is to another's")
+    add_full_argument(spectrum, "each module and each singular value")
     spectrum.add_argument("--json", action="store_true", help="one JSON object as the last line")
     spectrum.set_defaults(verb=run_spectrum)
     insides = verbs.add_parser(
@@ -56,8 +60,8 @@ def run_nf4(options: argparse.Namespace, home: StudioHome) -> int:
     choice = QuantizationOptions(block_size=options.block_size, double_quant=not options.no_double_quantization)
     folder = model_folder(options.model, home)
     if options.module:
-        return _print(nf4_report(folder, options.layer, options.module, choice), options.json)
-    return _print(nf4_model_report(folder, choice, home.cache), options.json)
+        return _print(nf4_report(folder, options.layer, options.module, choice), options, nf4_summary)
+    return _print(nf4_model_report(folder, choice, home.cache), options, nf4_model_summary)
 
 
 def run_spectrum(options: argparse.Namespace, home: StudioHome) -> int:
@@ -65,10 +69,11 @@ def run_spectrum(options: argparse.Namespace, home: StudioHome) -> int:
     from studio.analysis.locate import is_model, model_folder, run_or_folder
 
     if is_model(options.run, home):
-        return _print(_tuned_report(options, home), options.json)
+        return _print(_tuned_report(options, home), options, module_summary if options.module else changes_summary)
     base = model_folder(options.base, home) if options.base else None
     other = run_or_folder(options.other, home) if options.other else None
-    return _print(spectrum_report(run_or_folder(options.run, home), base, other, options.layer, options.module), options.json)
+    report = spectrum_report(run_or_folder(options.run, home), base, other, options.layer, options.module)
+    return _print(report, options, spectrum_summary)
 
 
 def _tuned_report(options: argparse.Namespace, home: StudioHome) -> dict[str, Any]:
@@ -91,16 +96,19 @@ def run_insides(options: argparse.Namespace, home: StudioHome) -> int:
     try:
         for event in worker.stream("insides", adapter=options.run, prompt=options.prompt, base=options.base):
             if event.name == "done":
-                return _print(event.data, options.json)
+                return _print(event.data, options, None)
             say(f"{event.data} …")
     finally:
         worker.close()
     raise WorkerError("The worker ended without an answer.")
 
 
-def _print(report: dict[str, Any], as_json: bool) -> int:
-    if as_json:
+def _print(report: dict[str, Any], options: argparse.Namespace, summarize: Callable[[dict[str, Any]], Iterator[str]] | None) -> int:
+    """The report as it was asked for; `summarize` makes a screenful of it, None of one that is no longer by itself."""
+    if options.json:
         print_json(report)
-    else:
+    elif summarize is None or options.full:
         print("\n".join(describe_lines(report)))
+    else:
+        print("\n".join([*summarize(report), "", "--full prints every number"]))
     return 0

@@ -28,10 +28,15 @@ def print_json(data: Any) -> None:
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Columns as wide as their widest cell, two blanks between."""
+    print("\n".join(table_lines(headers, rows)))
+
+
+def table_lines(headers: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> list[str]:
+    """The same as lines. `right` are the columns that end flush, as numbers do."""
     lines = [list(headers), *[list(row) for row in rows]]
     widths = [max(len(line[i]) for line in lines) for i in range(len(headers))]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    flush = [str.rjust if i in set(right) else str.ljust for i in range(len(headers))]
+    return ["  ".join(put(cell, width) for put, cell, width in zip(flush, line, widths, strict=True)).rstrip() for line in lines]
 
 
 def show_loss(value: float | None) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from studio.cli.output import print_json, print_table
 from studio.cli.serve import ensure_starter
+from studio.cli.summaries import plan_summary
 from studio.cli.train import add_spec_arguments, plan_run, read_checked_spec
 from studio.core.catalog import parse_preset, preset_names
 from studio.core.paths import StudioHome
@@ -25,6 +26,7 @@ def add_verbs(verbs: Any) -> None:
         epilog="example: python -m studio plan lecture --set method.rank=16",
     )  # fmt: skip
     add_spec_arguments(plan)
+    add_full_argument(plan, "also what each method adds, counted, and what the lecture says")
     plan.set_defaults(verb=run_plan)
     preview = verbs.add_parser(
         "preview", help="a dataset as the studio reads it: format, columns, first rows, what is dropped",
@@ -38,14 +40,21 @@ def add_verbs(verbs: Any) -> None:
     presets.set_defaults(verb=run_presets)
 
 
+def add_full_argument(parser: argparse.ArgumentParser, more: str) -> None:
+    parser.add_argument("--full", action="store_true", help=f"every number of the report; {more}")
+
+
 def run_plan(options: argparse.Namespace, home: StudioHome) -> int:
     spec = read_checked_spec(options.spec, options.set)
     plan = plan_run(spec, home)
     families = compare_on_this_machine(spec, home)
     if options.json:
         print_json({**plan, "families": [family.to_json() for family in families]})
+    elif options.full:
+        heading = "what each method adds, counted, and what the lecture on fine-tuning that the studio follows says"
+        print("\n".join([*describe_lines(plan), heading, *family_lines(families)]))
     else:
-        print("\n".join([*describe_lines(plan), "what each method adds, counted, and what the lecture says", *family_lines(families)]))
+        print("\n".join([*plan_summary(plan), "--full says more: every figure, and what each method adds"]))
     return 0
 
 
