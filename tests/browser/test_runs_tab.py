@@ -28,9 +28,9 @@ def patience() -> Iterator[None]:
     expect.set_options(timeout=5_000)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def browser_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home of this file alone: what it lists is what its tests have put there."""
+    """A home of one test alone: what it lists is what the test has put there, whatever ran before."""
     return StudioHome.find(tmp_path_factory.mktemp("runs-home")).root
 
 
@@ -166,6 +166,7 @@ def test_a_zoom_stays_when_the_curve_is_drawn_anew(page: Page, plant: Plant) -> 
 
 def test_a_run_is_deleted_taken_back_and_at_last_deleted_for_good(page: Page, home: StudioHome, plant: Plant) -> None:
     run = plant("unwanted")
+    plant("kept")
     open_runs(page)
     pick(page, "unwanted")
     page.locator("#delete-button").click()
