@@ -63,7 +63,7 @@ def test_held_in_the_same_way_it_is_refused_under_a_title_that_says_so(opened: P
 
 
 def test_code_is_shown_formatted_and_as_written_by_a_switch(opened: Playground, tmp_path: Path):
-    block = {"code": WRITTEN, "language": "python", "python": True, "first_line": 1, "end_line": 2, "formatted": FORMATTED, "unformatted": ""}
+    block = {"code": WRITTEN, "language": "python", "python": True, "first_line": 1, "end_line": 2, "formatted": FORMATTED}
     answer = {"text": f"```python\n{WRITTEN}\n```", "tokens": 9, "seconds": 1.0, "first_token_s": 0.1, "stopped_by": "end of answer",
               "blocks": [block]}  # fmt: skip
     file = tmp_path / "talk.json"
