@@ -36,7 +36,9 @@ def to_gradio_error(error: Exception) -> gr.Error:
 
 
 def _toast(title: str, body: str) -> gr.Error:
-    """Gradio 6.31's page loses an error's title and heads every toast 'Error'; ours stands in the text, and theme.css hides the other."""
+    """Gradio 6.31's page loses an error's title and heads every toast 'Error'; ours stands in the text, and theme.css hides the other.
+
+    It has no duration: toasts.py says when it goes."""
     return gr.Error(f'<b class="title">{title}</b><br>{body}', title=title, duration=None, print_exception=False)
 
 

@@ -20,7 +20,7 @@ from studio.methods import get_method
 from studio.models.comparison import compare_families
 from studio.models.plan import check, make_plan
 from studio.models.shape import find_shape
-from studio.ui import calibration, data_panel, markup, plan_panel, spec_view, start_from
+from studio.ui import calibration, data_panel, markup, plan_panel, spec_view, start_from, toasts
 from studio.ui.family_cards import KEEP_OPEN
 from studio.ui.form import FAMILY_GROUP, Form
 from studio.ui.guard import guarded
@@ -70,6 +70,7 @@ def build(studio: Studio) -> TrainTab:
     with gr.Row(elem_id="go"):  # stays at the foot of the window: theme.css
         line = gr.HTML(verdict, elem_id="verdict", padding=False)
         train = gr.Button("Train", variant="primary", size="lg", elem_id="train-button")
+    toasts.build()
     started = gr.Textbox("", visible="hidden", label="run just started")
     kept = gr.BrowserState({}, storage_key="peft-studio-form", secret="peft-studio")
     origin = StartFrom(form, groups, preset, imported, data.followed, prompts_for)

@@ -117,3 +117,18 @@ def test_every_text_stands_out_from_its_ground(form: Page) -> None:
     form.get_by_role("button", name="Everything else").click()
     expect(field(form, "training.max_steps")).to_be_visible()
     assert form.evaluate(CONTRAST) == []
+
+
+def test_of_errors_the_newest_is_shown_and_goes_ten_seconds_later(form: Page) -> None:
+    form.clock.install()
+    messages = form.locator(".toast-message-item").locator("visible=true")
+    for typed in ("quick", "quicker"):
+        field(form, "training.learning_rate").fill(typed)
+        form.locator("#train-button").click()
+        expect(messages).to_have_count(1)
+        expect(messages).to_contain_text(f"(got '{typed}')")
+        form.clock.fast_forward(6_000)
+    expect(messages).to_contain_text("(got 'quicker')")
+    form.mouse.move(5, 5)
+    form.clock.fast_forward(5_000)
+    expect(messages).to_have_count(0)
