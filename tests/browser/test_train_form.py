@@ -82,6 +82,19 @@ def test_verdict_and_button_are_in_sight_wherever_one_is(form: Page) -> None:
     expect(form.locator("#verdict")).to_contain_text(re.compile(r"This cannot run yet\.\s*training\.learning_rate"))
 
 
+def test_on_a_phone_every_tab_is_in_the_bar(form: Page) -> None:
+    """Gradio would put those that do not fit into a menu of three dots."""
+    tabs = form.locator("[role=tablist]").first.get_by_role("tab")
+    for width in (390, 320):
+        form.set_viewport_size({"width": width, "height": 844})
+        expect(tabs).to_have_text(["Train", "Runs", "Playground", "Quantization", "Rank"])
+        tabs.last.scroll_into_view_if_needed()
+        expect(tabs.last).to_be_in_viewport(ratio=1)
+        assert form.evaluate("document.documentElement.scrollWidth <= innerWidth")  # the bar scrolls, not the page
+    tabs.first.scroll_into_view_if_needed()
+    expect(tabs.first).to_be_in_viewport(ratio=1)
+
+
 def test_the_boxes_of_a_row_stand_on_one_line(form: Page) -> None:
     for paths in (("lora.rank", "lora.alpha", "lora.targets"), ("training.epochs", "training.learning_rate", "training.batch_size")):
         blocks = [form.locator(f"#field-{path.replace('.', '-')}") for path in paths]
