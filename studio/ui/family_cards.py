@@ -33,7 +33,7 @@ def families_html(families: Sequence[FamilyComparison]) -> str:
     """The folded cards, in the order of the families."""
     cards = "".join(_card(item) for item in families)
     body = f'<p class="how">{escape(HOW)}</p><div class="family-cards">{cards}</div>'
-    return f'<details class="families"><summary><span title="{escape(LECTURE)}">{escape(SUMMARY)}</span></summary>{body}</details>'
+    return f'<details class="families"><summary title="{escape(LECTURE)}">{escape(SUMMARY)}</summary>{body}</details>'
 
 
 def _card(item: FamilyComparison) -> str:
