@@ -36,6 +36,11 @@ _CHUNK_BYTES = 10
 # Gradients of activations and casts in flight while one layer runs backward, in layers' worth of kept activations (fitted on training
 # processes of 1.4 to 4.1 GB: tests/benchmarks/plan_memory.py).
 _LAYERS_IN_FLIGHT = 2.5
+# Batches of many widths on a CPU: what is kept of the products of each width (studio.train.process.keep_few_primitives), and the holes
+# that tensors of one width leave between those of another in the heap, as a share of the activations (fitted on the `varied` runs of the
+# same benchmark).
+_KEPT_PRODUCTS_BYTES = 100_000_000
+_HOLES = 0.2
 _PLAIN_ATTENTION_BYTES = 32 * 1024 * 1024
 # Batches of random rows: the one with the most trained-on tokens against the mean.
 _FULLEST_BATCH = 1.3
@@ -69,8 +74,15 @@ def plan_memory(spec: RunSpec, shape: ModelShape, hardware: Hardware, size: Data
         _optimizer(spec, trained),
         _activations(spec, shape, hardware, size),
         _logits(spec, shape, size),
-        MemoryPart("overhead", _OVERHEAD_BYTES[hardware.device], "the process itself: Python, torch and its libraries"),
+        _overhead(spec, hardware, size),
     )
+
+
+def _overhead(spec: RunSpec, hardware: Hardware, size: DataSize) -> MemoryPart:
+    itself, note = _OVERHEAD_BYTES[hardware.device], "the process itself: Python, torch and its libraries"
+    if compute_bytes(spec, hardware) == 2 and _many_widths(spec, hardware, size):
+        return MemoryPart("overhead", itself + _KEPT_PRODUCTS_BYTES, f"{note}, and what it keeps of each width of batch")
+    return MemoryPart("overhead", itself, note)
 
 
 def base_dtype(spec: RunSpec, hardware: Hardware) -> str:
@@ -113,15 +125,20 @@ def _activations(spec: RunSpec, shape: ModelShape, hardware: Hardware, size: Dat
     length = positions // spec.training.batch_size
     compute = compute_bytes(spec, hardware)
     each = layer_bytes(spec, shape, compute, length, hardware.device == "cpu") * positions
-    layer, in_flight = (
-        each + _per_layer(spec, shape, compute),
-        _LAYERS_IN_FLIGHT * each,
-    )
+    layer = each + _per_layer(spec, shape, compute)
     where = f"{spec.training.batch_size} × {length} positions, {shape.layers} layers"
     if spec.training.gradient_checkpointing:
         kept = shape.layers * positions * compute * shape.hidden + layer
-        return MemoryPart("activations", round(kept + in_flight), f"{where}, each layer's input and one layer in full (checkpointing)")
-    return MemoryPart("activations", round(shape.layers * layer + in_flight), f"what the backward pass needs: {where}")
+        note = f"{where}, each layer's input and one layer in full (checkpointing)"
+    else:
+        kept, note = shape.layers * layer, f"what the backward pass needs: {where}"
+    holes = 1 + _HOLES if _many_widths(spec, hardware, size) else 1
+    return MemoryPart("activations", round(holes * (kept + _LAYERS_IN_FLIGHT * each)), note)
+
+
+def _many_widths(spec: RunSpec, hardware: Hardware, size: DataSize) -> bool:
+    """Whether this is a CPU that meets batches of different widths."""
+    return hardware.device == "cpu" and spec.training.padding != "fixed" and size.mean_tokens < size.longest_tokens
 
 
 def compute_bytes(spec: RunSpec, hardware: Hardware) -> int:
