@@ -172,6 +172,7 @@ class Recorder(TrainerCallback):
         prompts = self.spec.training.sample_prompts
         if not prompts:
             return
+        self.progress.show("answering the sample prompts", step, self.engine.state.max_steps)
         with self.engine.autocast_smart_context_manager():
             answers = answer_prompts(self.engine.model, self.tokenizer, prompts, self.spec.data.system_prompt)
         for prompt, answer in zip(prompts, answers, strict=True):

@@ -181,11 +181,13 @@ def test_an_evaluation_says_how_far_it_is(
     monkeypatch.setattr(callback, "write_json", lambda path, data: written.append(dict(data)))
     monkeypatch.setattr(callback, "PROGRESS_INTERVAL_S", 0.0)
     monkeypatch.setattr(callback, "LOG_INTERVAL_S", 0.0)
-    spec = make_spec(batch_size=2, eval_every=6)
+    spec = make_spec(batch_size=2, eval_every=6, sample_prompts=["Count."])
     train(spec, make_run(spec, "run"), home)
     counted = [(data["step"], data["batch"], data["batches"]) for data in written if data["phase"] == "evaluating" and data["batches"]]
     assert counted == [(step, batch, 4) for step in (0, 6) for batch in (1, 2, 3, 4)]
     assert all(data["batches"] == 0 for data in written if data["phase"] != "evaluating")
+    phases = [data["phase"] for data in written if data["step"] == 0]
+    assert phases[-6:] == [*["evaluating"] * 4, "answering the sample prompts", "training"]
     said = capsys.readouterr().out
     assert said.count("evaluating 3 of 4 batches\n") == 2
 
