@@ -101,7 +101,7 @@ def wait_for(home: StudioHome, what: Callable[[], bool]) -> None:
         for paths in store.run_folders(home):
             assert store.read_run(home, paths.id).status in (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.FINISHED)
             assert_whole(paths)
-        time.sleep(0.005)
+        time.sleep(0.02)
 
 
 def assert_whole(paths: RunPaths) -> None:
