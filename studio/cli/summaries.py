@@ -34,9 +34,10 @@ def plan_summary(plan: Report) -> Iterator[str]:
     yield f"{LEVEL_WORDS[plan['verdict']['level']]} {plan['verdict']['sentence']}"
     duration, data = plan["duration"], plan["data"]
     pace = f"{duration['steps']:,} steps of {show_duration(duration['step_s'])}, {duration['tokens_per_s']:,.0f} tokens/s"
-    yield f"Time {show_duration(duration['seconds'])}: {pace}"
-    rows = f"{data['rows']:,} rows of {data['mean_tokens']:.0f} tokens on average, {data['held_out_rows']:,} held out"
-    yield f"Data {rows} ({data['source']})"
+    known = f"Time {show_duration(duration['seconds'])}: {pace}"
+    yield known if duration["steps"] else "Time known once `python -m studio preview` has read the data"
+    rows = f"{data['rows']:,} rows" if data["rows"] else "rows"
+    yield f"Data {rows} of {data['mean_tokens']:.0f} tokens on average, {data['held_out_rows']:,} held out ({data['source']})"
     yield ""
     parts = [(part["name"], show_bytes(part["bytes"]), part["note"]) for part in plan["memory"]]
     peak = ("at the peak", show_bytes(plan["memory_bytes"]), f"of {show_bytes(plan['hardware']['memory_bytes'])}")
@@ -45,7 +46,7 @@ def plan_summary(plan: Report) -> Iterator[str]:
     others = [
         (
             ("* " if other["current"] else "  ") + other["title"] + _held(other["quantization"]), show_count(other["trainable_parameters"]),
-            show_bytes(other["memory_bytes"]), show_duration(other["seconds"]), other["level"],
+            show_bytes(other["memory_bytes"]), show_duration(other["seconds"]) if other["seconds"] else "–", other["level"],
         )
         for other in plan["alternatives"]
     ]  # fmt: skip

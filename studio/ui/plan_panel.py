@@ -14,6 +14,14 @@ LEVEL_KINDS = {"fits": "good", "tight": "warn", "too large": "bad"}
 LEVEL_WORDS = {"fits": "It fits.", "tight": "It is tight.", "too large": "Too large for this machine."}
 
 
+UNREAD = "known once the data are read"
+"""The time, where neither the number of rows nor that of steps is known."""
+
+
+def show_time(seconds: float) -> str:
+    return show_duration(seconds) if seconds else "–"
+
+
 def problems_html(problems: list[str]) -> str:
     """Everything that stands in the way, each with its advice."""
     items = "".join(f"<li>{markup.escape(problem)}</li>" for problem in problems)
@@ -30,7 +38,7 @@ def plan_html(plan: Plan, families: Sequence[FamilyComparison] = (), data_proble
         markup.stat("trained", show_count(plan.trainable_parameters),
                     f"{show_share(plan.trainable_parameters, plan.total_parameters)} of {show_count(plan.total_parameters)} parameters"),
         markup.stat("memory at the peak", show_bytes(plan.memory_bytes), f"of {show_bytes(plan.hardware.memory_bytes)}"),
-        markup.stat("time, estimated", show_duration(duration.seconds), f"{duration.steps:,} steps"),
+        markup.stat("time, estimated", show_time(duration.seconds), f"{duration.steps:,} steps" if duration.steps else UNREAD),
         markup.stat("adapter on disk", show_bytes(plan.adapter_file_bytes), "in fp32"),
     ])  # fmt: skip
     verdict = markup.notice(plan.verdict.sentence, LEVEL_KINDS[plan.verdict.level], LEVEL_WORDS[plan.verdict.level])
@@ -44,9 +52,10 @@ def plan_html(plan: Plan, families: Sequence[FamilyComparison] = (), data_proble
 def verdict_html(plan: Plan, data_problem: str = "") -> str:
     """The verdict beside the button, in one line."""
     if data_problem:
-        return _line("bad", "The dataset cannot be used like this.", [markup.escape(data_problem.partition("\n")[0])])
+        return _line("bad", "The dataset cannot be used like this.", [markup.escape(data_problem.partition("\n")[0].rstrip(":"))])
     memory = f"{show_bytes(plan.memory_bytes)}<i> of {show_bytes(plan.hardware.memory_bytes)}</i>"
-    facts = [memory, f"about {show_duration(plan.duration.seconds)}", f"{show_count(plan.trainable_parameters)} trained"]
+    time = f"about {show_duration(plan.duration.seconds)}" if plan.duration.steps else f"time: {UNREAD}"
+    facts = [memory, time, f"{show_count(plan.trainable_parameters)} trained"]
     return _line(LEVEL_KINDS[plan.verdict.level], LEVEL_WORDS[plan.verdict.level], facts)
 
 
@@ -85,15 +94,16 @@ def _alternative(item: Alternative) -> str:
         f"{markup.escape(item.title)}{held}",
         show_count(item.trainable_parameters),
         show_bytes(item.memory_bytes),
-        show_duration(item.seconds),
+        show_time(item.seconds),
     ]
     return f'<tr class="{"chosen" if item.current else ""}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
 def _assumptions(plan: Plan) -> str:
     data = plan.data
+    rows = f"{data.rows:,} rows" if data.rows else "rows"
     text = (
-        f"Counts are exact. Memory is modelled for {data.rows:,} rows of {data.mean_tokens:.0f} tokens on average ({data.source}). "
+        f"Counts are exact. Memory is modelled for {rows} of {data.mean_tokens:.0f} tokens on average ({data.source}). "
         f"Time is {plan.duration.note}."
     )
     return f'<p class="how">{markup.escape(text)}</p>'

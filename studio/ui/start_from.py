@@ -93,11 +93,13 @@ def followed_html(changes: dict[str, Any], preset: str) -> str:
     """What followed, told by the settings' names; '' where nothing did."""
     if not changes:
         return ""
+    default = RunSpec().to_json()
     names = ", ".join(all_help()[path].label for path in changes)
-    if any(changes.values()):
+    if any(value != _get(default, path) for path, value in changes.items()):
         return markup.notice(f"{preset}'s own again: {names}.", title="Back to the preset's dataset and model.")
     prompts = " Look at the data, and three of its held-out prompts become the sample prompts." if SAMPLES in changes else ""
-    return markup.notice(f"Cleared: {names}.{prompts}", title=f"What {preset} had chosen for its own dataset and model no longer applies.")
+    title = f"What {preset} had chosen for its own dataset and model no longer applies."
+    return markup.notice(f"Back at their defaults: {names}.{prompts}", title=title)
 
 
 def _get(data: dict[str, Any], path: str) -> Any:

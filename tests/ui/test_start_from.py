@@ -58,7 +58,8 @@ def test_the_form_is_marked_where_it_is_no_longer_the_preset():
 
 
 def test_the_note_names_the_settings_and_escapes():
-    html = followed_html({"data.max_rows": 0, SAMPLES: []}, "<b>")
+    html = followed_html({"data.max_rows": 0, "data.max_held_out_rows": 150, SAMPLES: []}, "<b>")
+    assert "Rows at most" in html and "no longer applies" in html and "own again" not in html
     assert "Rows at most" in html and "Sample prompts" in html and "held-out prompts" in html and "<b></b>" not in html
     assert followed_html({}, "quickstart") == ""
     assert "own again" in followed_html({"name": "quickstart"}, "quickstart")
