@@ -21,7 +21,7 @@ from studio.core.files import read_json, write_json
 from studio.core.paths import RunPaths
 
 PRIMITIVES_KEPT = 256
-"""The last eight widths of a batch or so: compiling the others again costs about 1 % of the time (docs/decisions.md)."""
+"""The last eight widths of a batch or so: compiling the others again costs some 0.5 % of the time (docs/decisions.md)."""
 DESCRIPTIONS_KEPT = 64
 """Those of one step: they are quickly made."""
 
@@ -107,8 +107,8 @@ def keep_few_primitives() -> None:
     """Bound what oneDNN and torch keep of products they have run; before torch is imported, which reads it once.
 
     Each 16-bit product is compiled for its exact shape (1.5 ms). By default oneDNN keeps the last 1,024, and torch as many descriptions
-    of them: 0.3 MB each, some 20 MB for every new width of batch. A step needs about 33 of both (60 where all layers differ); with fewer
-    every layer would compile anew.
+    of them: 0.3 MB each, some 20 MB for every new width of batch. A step of LoRA needs 30 of both; with fewer every layer would compile
+    anew.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(PRIMITIVES_KEPT))
     os.environ.setdefault("LRU_CACHE_CAPACITY", str(DESCRIPTIONS_KEPT))
