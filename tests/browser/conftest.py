@@ -144,7 +144,7 @@ CUT_OFF = ("network error", "Connection errored out", "Failed to fetch", "ERR_",
 
 
 def watch(page: Page, server: StudioServer, troubles: list[str]) -> None:
-    """Note the page's errors and its requests that leave the studio. Only where the test killed the studio is a lost connection no trouble."""
+    """Note the page's errors and its requests that leave the studio. A lost connection is no trouble where the test killed the studio."""
 
     def on_error(said: str) -> None:
         if not (server.was_killed and any(words in said for words in CUT_OFF)):
