@@ -13,7 +13,8 @@ magnitude of each 64 weights in memory order, that magnitude as it comes back fr
 Before that, `make_up` moves the matrix itself: the inputs X̂ that arrive from matrices rounded before are not the X they should be, and
 what is wanted is |W X - Q X̂|² (the aim of GPTAQ, arXiv 2504.02692), so the matrix to be rounded is the one that does that best.
 
-For bitsandbytes to find the same grid, one weight of each block has to be ±1 times the magnitude: the one that was the largest.
+For bitsandbytes to find the same grid, one weight of each block has to be ±1 times the magnitude: the one that was the largest, also
+where a somewhat smaller magnitude suits the block better (`shrink`).
 Magnitudes are rounded to bfloat16, so that they are exact in every dtype. Knows no model: a matrix and its H are all it is given.
 """
 
@@ -30,6 +31,8 @@ DAMPING = 0.01
 """Added to H's diagonal, as a share of its mean: GPTQ's own."""
 RIDGE = 0.02
 """The same where the matrix is moved: how much calibration rows are trusted with more than rounding."""
+SHARES = tuple(1 - 0.02 * step for step in range(8))
+"""Of a block's largest weight, tried as its magnitude."""
 LAZY_COLUMNS = 128
 """Columns after which the correction reaches the rest of the matrix, in one product."""
 SMALLEST = 1e-38
@@ -56,12 +59,18 @@ def levels(device: torch.device) -> Tensor:
     return functional.get_4bit_type("nf4", device=device)
 
 
-def make_grid(weight: Tensor, double_quantization: bool = True) -> Grid:
-    """The grid of a matrix (out, in), fp32. The last block may be shorter, blocks may run over the ends of rows."""
+def make_grid(weight: Tensor, double_quantization: bool = True, importance: Tensor | None = None) -> Grid:
+    """The grid of a matrix (out, in), fp32. The last block may be shorter, blocks may run over the ends of rows.
+
+    A block's magnitude is its largest weight; with `importance` (in,), H's diagonal, it may be somewhat less, where that makes the errors
+    of the others smaller than that of the largest greater.
+    """
     size = weight.numel()
-    blocks = torch.nn.functional.pad(weight.flatten(), (0, -size % BLOCK)).reshape(-1, BLOCK)
+    blocks = in_blocks(weight)
     largest, place = blocks.abs().max(dim=1)
     absmax = largest.bfloat16().float()
+    if importance is not None:
+        absmax = shrink(blocks, absmax, in_blocks(importance.expand_as(weight)))
     # A block of zeros has codes of 0 only, whatever double quantization makes of its magnitude.
     found = torch.where(absmax > 0, read_back(absmax), 0) if double_quantization else absmax
     forced = torch.zeros_like(blocks).scatter_(1, place[:, None], blocks.gather(1, place[:, None]).sign())
@@ -70,6 +79,22 @@ def make_grid(weight: Tensor, double_quantization: bool = True) -> Grid:
         return values.repeat_interleave(BLOCK)[:size].reshape(weight.shape)
 
     return Grid(spread(absmax), spread(found), forced.flatten()[:size].reshape(weight.shape))
+
+
+def in_blocks(matrix: Tensor) -> Tensor:
+    """(blocks, 64), the last one filled up with zeros."""
+    return torch.nn.functional.pad(matrix.flatten(), (0, -matrix.numel() % BLOCK)).reshape(-1, BLOCK)
+
+
+def shrink(blocks: Tensor, absmax: Tensor, importance: Tensor) -> Tensor:
+    """Of the SHARES of each block's magnitude (blocks,), the one by which nearest rounding errs least, errors weighted by importance."""
+    table, best, lowest = levels(blocks.device), absmax, torch.full_like(absmax, torch.inf)
+    for share in SHARES:
+        scale = (absmax * share).bfloat16().float()
+        rounded = table[choose_codes(blocks, scale[:, None], torch.zeros_like(blocks), table)] * scale[:, None]
+        error = ((rounded - blocks).square() * importance).sum(dim=1)
+        best, lowest = torch.where(error < lowest, scale, best), torch.minimum(error, lowest)
+    return best
 
 
 def read_back(absmax: Tensor) -> Tensor:
@@ -141,8 +166,8 @@ def make_up(weight: Tensor, second_moment: Tensor, cross_moment: Tensor) -> Tens
 
 
 def round_matrix(weight: Tensor, second_moment: Tensor, double_quantization: bool = True) -> Rounded:
-    """The matrix (out, in), fp32, on the grid; no row's output error on the calibration inputs is above that of nearest rounding."""
-    grid, table = make_grid(weight, double_quantization), levels(weight.device)
+    """The matrix (out, in), fp32, on the grid; no row's output error on the calibration inputs is above that of nearest rounding there."""
+    grid, table = make_grid(weight, double_quantization, second_moment.diagonal()), levels(weight.device)
     nearest, codes = round_nearest(weight, grid), round_columns(weight, second_moment, grid)
     errors = [output_errors(weight, table[chosen] * grid.read, second_moment) for chosen in (nearest, codes)]
     codes = torch.where((errors[1] <= errors[0])[:, None], codes, nearest)

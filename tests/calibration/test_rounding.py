@@ -100,7 +100,7 @@ def test_it_comes_close_to_the_best_of_all_codes() -> None:
     ratios = []
     for seed in range(20):
         weight, moment = make_matrix(1, 4, seed)
-        grid = rounding.make_grid(weight, double_quantization=False)
+        grid = rounding.make_grid(weight, double_quantization=False, importance=moment.diagonal())
         place, scale = int(grid.forced.abs().argmax()), float(grid.read[0, 0])
         choices = torch.tensor(list(itertools.product(range(16), repeat=4)))
         choices = choices[choices[:, place] == (15 if grid.forced[0, place] > 0 else 0)]
@@ -111,6 +111,22 @@ def test_it_comes_close_to_the_best_of_all_codes() -> None:
         ratios.append(((found / every.min()).item(), (nearest / every.min()).item()))
     ours, theirs = (sorted(column)[10] for column in zip(*ratios, strict=True))
     assert ours < theirs
+
+
+def test_a_block_takes_the_magnitude_with_which_nearest_rounding_errs_least() -> None:
+    weight, moment = make_matrix(3, 128)
+    importance, table = moment.diagonal(), rounding.levels(weight.device)
+    chosen = rounding.make_grid(weight, double_quantization=False, importance=importance)
+    largest = rounding.make_grid(weight, double_quantization=False)
+    assert (chosen.written < largest.written).any() and torch.equal(chosen.forced, largest.forced)
+    for row, start in itertools.product(range(3), (0, 64)):
+        block, heavy = weight[row, start : start + 64], importance[start : start + 64]
+        errors = {}
+        for share in rounding.SHARES:
+            scale = (block.abs().max() * share).bfloat16().float()
+            nearest = ((block / scale)[:, None] - table).abs().argmin(dim=1)
+            errors[scale.item()] = ((table[nearest] * scale - block).square() * heavy).sum().item()
+        assert chosen.written[row, start].item() == min(errors, key=errors.__getitem__)
 
 
 def test_making_up_is_the_least_squares_of_numpy_and_nothing_where_the_inputs_are_right() -> None:
