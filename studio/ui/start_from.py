@@ -47,7 +47,8 @@ class StartFrom(NamedTuple):
 
     @property
     def filled(self) -> list[Any]:
-        return [*self.form.widgets, *self.groups.values(), *self[2:]]
+        """The preset first: what a change of the others starts must find the new one there."""
+        return [*self[2:], *self.form.widgets, *self.groups.values()]
 
     def fill(self, data: dict[str, Any], preset: str = "", imported: str = "") -> dict[Any, Any]:
         """Updates that put a spec into the form and show its family's fields. Raises SpecError."""
@@ -97,7 +98,7 @@ def followed_html(changes: dict[str, Any], preset: str) -> str:
     names = ", ".join(all_help()[path].label for path in changes)
     if any(value != _get(default, path) for path, value in changes.items()):
         return markup.notice(f"{preset}'s own again: {names}.", title="Back to the preset's dataset and model.")
-    prompts = " Look at the data, and three of its held-out prompts become the sample prompts." if SAMPLES in changes else ""
+    prompts = " When the data are looked at, held-out prompts of their own become the sample prompts." if SAMPLES in changes else ""
     title = f"What {preset} had chosen for its own dataset and model no longer applies."
     return markup.notice(f"Back at their defaults: {names}.{prompts}", title=title)
 

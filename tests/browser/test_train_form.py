@@ -71,6 +71,18 @@ def test_what_the_preset_chose_for_its_dataset_follows_another(form: Page, tmp_p
     expect(form.locator("#followed .notice")).to_have_count(0)
 
 
+def test_a_form_filled_from_a_file_is_no_changed_preset(form: Page, tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text('{"name": "given", "method": {"family": "lora", "rank": 3}, "training": {"max_steps": 7}}')
+    form.get_by_role("button", name="As JSON, and from the command line").click()
+    with form.expect_file_chooser() as chooser:
+        form.get_by_role("button", name="Load a spec.json").click()
+    chooser.value.set_files(spec)
+    expect(form.locator("#plan .stats")).to_contain_text("7 steps", timeout=30_000)
+    expect(form.locator("#spec-json pre")).to_contain_text('"rank": 3')
+    expect(form.locator("#start-from input")).to_have_value("")
+
+
 def test_verdict_and_button_are_in_sight_wherever_one_is(form: Page) -> None:
     for width, height in ((1440, 900), (390, 844)):
         form.set_viewport_size({"width": width, "height": height})
