@@ -70,10 +70,12 @@ def refuse_while_training(studio: Studio) -> None:
 
 
 def answer_turn(studio: Studio, ask: Ask, session: str) -> Iterator[Step]:
-    """Wait in line, then answer. Raises PlayError and whatever loading the model or an adapter raises; nothing is changed then."""
+    """Wait in line, then answer. The last step comes after the line was left: the page may ask again at once. Raises PlayError and
+    whatever loading the model or an adapter raises; nothing is changed then."""
     if not ask.user.strip():
         raise PlayError("The prompt is empty.", "Type what you would like to ask.")
     refuse_while_training(studio)
+    last: Step | None = None
     with studio.play_room.stand_in_line(session) as place:
         while ahead := studio.play_room.ahead(place):
             if place.stopped.is_set():
@@ -84,11 +86,17 @@ def answer_turn(studio: Studio, ask: Ask, session: str) -> Iterator[Step]:
         refuse_while_training(studio)
         yield Step()
         try:
-            yield from _stream(studio, ask, place)
+            for step in _stream(studio, ask, place):
+                if step.conversation is None:
+                    yield step
+                else:
+                    last = step
         except WorkerError:
             # The runner ends the play worker where it needs the memory; that is the better explanation.
             refuse_while_training(studio)
             raise
+    if last is not None:
+        yield last
 
 
 def _stream(studio: Studio, ask: Ask, place: Place) -> Iterator[Step]:

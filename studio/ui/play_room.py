@@ -1,4 +1,4 @@
-"""Who is asking: one line for all pages, first come first served, each person with one question in it; and the idle model put away.
+"""Who is asking: one line for all pages, first come first served, each page with one thing at work; and the idle model put away.
 
 The model is one and answers one question at a time. A question that waits can say how many are before it; one that is stopped ends at
 its next word. After IDLE_S without a question the worker is closed, which gives its memory back.
@@ -34,27 +34,42 @@ class PlayRoom:
         self.worker = worker
         self.idle_s = idle_s
         self._line: list[Place] = []
+        self._busy: set[str] = set()
+        self._calls = 0
         self._moved = threading.Condition()
         self._closed = threading.Event()
         self._watcher: threading.Thread | None = None
         self._loaded: tuple[int | None, dict[str, Any] | None] = (None, None)
 
     @contextlib.contextmanager
-    def stand_in_line(self, session: str) -> Iterator[Place]:
-        """A place at the end of the line until the context ends. Raises PlayError for a page that already waits."""
-        place = Place(session)
+    def hold(self, session: str) -> Iterator[None]:
+        """The page's conversation for one change until the context ends: what ends later would undo what began meanwhile. Raises PlayError
+        while it is held already."""
         with self._moved:
-            if any(other.session == session for other in self._line):
-                raise PlayError("This page is already being answered.", "Wait for the answer, or press Stop.")
-            self._line.append(place)
-            self._watch()
+            if session in self._busy:
+                raise PlayError("This page is busy with a question or a program.", "Wait until it has ended, or press Stop.")
+            self._busy.add(session)
         try:
-            yield place
+            yield
         finally:
             with self._moved:
-                self._line.remove(place)
-                self.worker.last_used = time.monotonic()
-                self._moved.notify_all()
+                self._busy.discard(session)
+
+    @contextlib.contextmanager
+    def stand_in_line(self, session: str) -> Iterator[Place]:
+        """A place at the end of the line until the context ends. Raises PlayError for a page that is busy."""
+        place = Place(session)
+        with self.hold(session):
+            with self._moved:
+                self._line.append(place)
+                self._watch()
+            try:
+                yield place
+            finally:
+                with self._moved:
+                    self._line.remove(place)
+                    self.worker.last_used = time.monotonic()
+                    self._moved.notify_all()
 
     def ahead(self, place: Place, wait_s: float = 0.5) -> int:
         """How many questions are before this one; waits up to `wait_s` seconds for its turn."""
@@ -83,11 +98,19 @@ class PlayRoom:
 
     def call(self, verb: str, **args: Any) -> Any:
         """The worker's answer; what it says of the model it loaded for it is remembered. Raises as Worker.call."""
-        for event in self.worker.stream(verb, **args):
-            if event.name == "loaded":
-                self.loaded = event.data
-            elif event.name == "done":
-                return event.data
+        with self._moved:
+            self._calls += 1
+            self._watch()
+        try:
+            for event in self.worker.stream(verb, **args):
+                if event.name == "loaded":
+                    self.loaded = event.data
+                elif event.name == "done":
+                    return event.data
+        finally:
+            with self._moved:
+                self._calls -= 1
+                self.worker.last_used = time.monotonic()
         raise WorkerError(f"The worker ended {verb} without an answer.")
 
     @property
@@ -98,9 +121,9 @@ class PlayRoom:
         self._closed.set()
 
     def put_away_if_idle(self) -> bool:
-        """Close the worker where nobody waits and nothing was asked for `idle_s` seconds."""
+        """Close the worker where nobody waits for it and nothing was asked for `idle_s` seconds."""
         with self._moved:
-            if self._line or self.worker.pid is None or time.monotonic() - self.worker.last_used < self.idle_s:
+            if self._line or self._calls or self.worker.pid is None or time.monotonic() - self.worker.last_used < self.idle_s:
                 return False
         self.worker.close()
         return True

@@ -26,6 +26,11 @@ element.addEventListener('click', async event => {
 });
 """
 """On the conversation: copy an answer, switch a block of code between formatted and as written; other buttons go to the server."""
+CLEAR_ASKED = """(prompt, conversation) => {
+  const turns = conversation ? JSON.parse(conversation).turns : [];
+  return turns.length && turns.at(-1).user === prompt ? '' : prompt;
+}"""
+"""After an answer the prompt box is emptied, unless something else was typed meanwhile."""
 SAVE_FILE = """text => {
   const link = document.createElement('a');
   link.href = URL.createObjectURL(new Blob([text || '{}'], {type: 'application/json'}));

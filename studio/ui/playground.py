@@ -24,7 +24,7 @@ from studio.ui.lazy import current_page
 from studio.ui.links import Links
 from studio.ui.play_ask import Ask, answer_turn, refuse_while_training, run_code
 from studio.ui.play_form import PlayForm, build_form, build_tools
-from studio.ui.play_scripts import CLICKS, REMEMBER, SAVE_FILE
+from studio.ui.play_scripts import CLEAR_ASKED, CLICKS, REMEMBER, SAVE_FILE
 from studio.ui.play_sources import RUN, adapter_choices, base_of
 from studio.ui.studio import Studio
 
@@ -60,10 +60,11 @@ def _wire_asking(studio: Studio, form: PlayForm, remembered: gr.BrowserState) ->
         studio.play_room.stop(str(request.session_hash))
 
     outputs = [form.thread, form.current, form.prompt, form.editing, form.kept, form.memory]
-    for event in (
-        gr.on([form.ask.click, form.prompt.submit], guarded(ask), form.inputs, outputs, **LINE),
-        form.thread.submit(guarded(act), form.inputs, outputs, **LINE),
-    ):
+    asked = gr.on([form.ask.click, form.prompt.submit], guarded(ask), form.inputs, outputs, **LINE)
+    asked.success(None, [form.prompt, form.kept], form.prompt, js=CLEAR_ASKED, **QUIET)
+    # "multiple": gradio would drop a click that comes before an earlier one has ended, without a word.
+    acted = form.thread.submit(guarded(act), form.inputs, outputs, trigger_mode="multiple", **LINE)
+    for event in (asked, acted):
         event.failure(guarded(lambda: ("", memory_now(studio))), None, [form.current, form.memory], **QUIET)
     form.stop.click(stop, None, None, queue=False, **QUIET)
     # In the browser itself, whatever changed the conversation: an answer, a vote, a file brought in, a new beginning.
@@ -100,7 +101,6 @@ def _answer(
         if step.conversation is not None:
             ended = True
             shown |= {form.thread: play_markup.thread_html(step.conversation), form.kept: step.conversation.to_json(), form.editing: ""}
-            shown[form.prompt] = ""
         yield shown
     if not ended:
         kept = Conversation.from_json(values[form.kept])
@@ -112,19 +112,22 @@ def _act(studio: Studio, form: PlayForm, values: dict[Any, Any], asked: dict[str
     conversation = Conversation.from_json(values[form.kept])
     index, pane = int(asked.get("turn", -1)), str(asked.get("pane", ""))
     turn = conversation.with_changed(index).turns[index]
-    if asked.get("do") == "edit":
-        gr.Info("Change the message in the prompt box and press Answer. What came after it will go.", duration=5)
-        yield {form.prompt: turn.user, form.editing: str(index)}
-    elif asked.get("do") == "retry":
+    if asked.get("do") == "retry":
         # The same seed would give the same answer; where tokens are drawn, the next seed is taken and shown.
         seed = int(turn.how.get("seed", 0)) + 1 if form.sampling(values)["temperature"] else None
         yield from _answer(studio, form, values, session, conversation.before(index), turn.user, seed)
-    else:
-        changes = {"vote": _vote(studio, conversation, index, pane)} if asked.get("do") == "vote" else {}
-        if asked.get("do") == "run":
-            changes = {"runs": {**turn.runs, pane: run_code(studio, turn.answers.get(pane, {}).get("text", ""), values[form.tests])}}
-        changed = conversation.with_changed(index, **changes)
-        yield {form.thread: play_markup.thread_html(changed), form.kept: changed.to_json()}
+        return
+    with studio.play_room.hold(session):
+        if asked.get("do") == "edit":
+            gr.Info("Change the message in the prompt box and press Answer. What came after it will go.", duration=5)
+            shown = {form.prompt: turn.user, form.editing: str(index)}
+        else:
+            changes = {"vote": _vote(studio, conversation, index, pane)} if asked.get("do") == "vote" else {}
+            if asked.get("do") == "run":
+                changes = {"runs": {**turn.runs, pane: run_code(studio, turn.answers.get(pane, {}).get("text", ""), values[form.tests])}}
+            changed = conversation.with_changed(index, **changes)
+            shown = {form.thread: play_markup.thread_html(changed), form.kept: changed.to_json()}
+    yield shown
 
 
 def _vote(studio: Studio, conversation: Conversation, index: int, winner: str) -> dict[str, Any]:
@@ -145,11 +148,14 @@ def _run_paths(home: StudioHome, adapter: str) -> Any:
 def _wire_keeping(studio: Studio, form: PlayForm) -> None:
     """New, export, import, free the memory, and the base that goes with a picked adapter."""
     cleared = [form.kept, form.thread, form.current, form.editing]
-    form.new.click(lambda: ("", play_markup.EMPTY, "", ""), None, cleared, queue=False, **QUIET)
     form.export.click(None, form.kept, None, js=SAVE_FILE)
 
-    def bring_in(path: str) -> tuple[str, str]:
-        with Path(path).open(encoding="utf-8", errors="replace") as file:
+    def begin_anew(request: gr.Request) -> tuple[str, str, str, str]:
+        with studio.play_room.hold(str(request.session_hash)):
+            return "", play_markup.EMPTY, "", ""
+
+    def bring_in(path: str, request: gr.Request) -> tuple[str, str]:
+        with studio.play_room.hold(str(request.session_hash)), Path(path).open(encoding="utf-8", errors="replace") as file:
             conversation = Conversation.from_json(file.read(MOST_CHARACTERS + 1) or "{}")
         return conversation.to_json(), play_markup.thread_html(conversation)
 
@@ -162,6 +168,7 @@ def _wire_keeping(studio: Studio, form: PlayForm) -> None:
         base = base_of(studio, adapters[0]) if len(adapters) == 1 else None
         return base or (gr.skip(), gr.skip())
 
+    form.new.click(guarded(begin_anew), None, cleared, **QUIET)
     form.bring.upload(guarded(bring_in), form.bring, [form.kept, form.thread], **QUIET)
     form.unload.click(guarded(free), None, form.memory, **QUIET)
     form.adapters.input(guarded(follow), form.adapters, [form.model, form.quantization], **QUIET)
@@ -181,11 +188,12 @@ def _wire_tools(studio: Studio, form: PlayForm) -> None:
         rendered = studio.play_room.call("render", messages=messages, load=sources.load)
         return play_markup.rendered_html(rendered), memory_now(studio)
 
-    def run_all(values: dict[Any, Any]) -> dict[Any, Any]:
+    def run_all(values: dict[Any, Any], request: gr.Request) -> dict[Any, Any]:
         conversation = Conversation.from_json(values[form.kept])
         last = len(conversation.turns) - 1
         answers = conversation.with_changed(last).turns[last].answers
-        runs = {pane: run_code(studio, answer["text"], values[form.tests]) for pane, answer in answers.items()}
+        with studio.play_room.hold(str(request.session_hash)):
+            runs = {pane: run_code(studio, answer["text"], values[form.tests]) for pane, answer in answers.items()}
         changed = conversation.with_changed(last, runs=runs)
         return {form.thread: play_markup.thread_html(changed), form.kept: changed.to_json()}
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from studio.core.files import write_json
+from studio.core.files import read_json, write_json
 from studio.core.paths import RunPaths, StudioHome
 from studio.core.records import RunResult, RunStatus
 from studio.core.spec import RunSpec
@@ -28,6 +32,17 @@ def plant_run(home: StudioHome, name: str, model: Path, adapter: Path, day: int)
     result = RunResult(RunStatus.FINISHED, 10, 2.0, 1.0, 1.0, 100, 80, 10.0, 1000, 9000, 10**9, 4000)
     write_json(paths.result, result.to_json())
     return paths
+
+
+@contextlib.contextmanager
+def held_up(home: Path) -> Iterator[None]:
+    """Within it the model's process stands still, so that whoever asks stays in line."""
+    pid = read_json(StudioHome.find(home).playground)["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 class Playground:
@@ -75,6 +90,12 @@ class Playground:
         expect(self.turns).to_have_count(before + 1, timeout=ANSWERED)
         expect(self.find("#current")).to_be_empty()
         return self.turns.last
+
+    def retry(self, turn: Locator) -> None:
+        """Press Retry and wait for the new answer, which is kept with the time it took."""
+        before = self.find("#kept-conversation textarea").input_value()
+        turn.get_by_role("button", name="Retry").click()
+        expect(self.find("#kept-conversation textarea")).not_to_have_value(before, timeout=ANSWERED)
 
     def set_number(self, label: str, value: float) -> None:
         box = self.page.get_by_label(label, exact=True).first

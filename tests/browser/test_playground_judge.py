@@ -71,6 +71,7 @@ def test_a_closer_look_colours_what_the_adapter_changed_and_follows_its_strength
     assert same[0] == same[1] == figures[0]
     expect(short.find("#closer .legend-closer")).to_contain_text("do not part")
     short.find("#new-conversation").click()
+    expect(short.turns).to_have_count(0)
     turn = short.ask(FIRST)
     answers = short.kept()["turns"][-1]["answers"]
     assert len({answer["text"] for answer in answers.values()}) == 1

@@ -11,7 +11,8 @@ import torch
 from playwright.sync_api import expect
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.browser.playground import ANSWERED, Playground
+from tests.browser.conftest import StudioServer
+from tests.browser.playground import ANSWERED, Playground, held_up
 from tests.play.test_honesty import generate
 
 FIRST, SECOND = "Count the words in the text.", "Return the largest value."
@@ -28,9 +29,8 @@ def test_a_conversation_is_asked_edited_retried_exported_and_brought_in_elsewher
     kept = playground.kept()
     assert [turn["user"] for turn in kept["turns"]] == [FIRST, SECOND]
 
-    second.get_by_role("button", name="Retry").click()
-    expect(playground.turns).to_have_count(2, timeout=ANSWERED)
-    expect(playground.find("#current")).to_be_empty(timeout=ANSWERED)
+    playground.retry(second)
+    expect(playground.turns).to_have_count(2)
     assert playground.kept()["turns"][1]["answers"]["base"]["text"] == kept["turns"][1]["answers"]["base"]["text"]
 
     playground.turns.first.get_by_role("button", name="Edit").click()
@@ -60,6 +60,25 @@ def test_a_conversation_is_asked_edited_retried_exported_and_brought_in_elsewher
     other.reload()
     expect(other.turns).to_have_count(2)
     other.close()
+
+
+def test_while_an_answer_comes_what_is_typed_stays_and_clicks_are_answered(playground: Playground, tiny_server: StudioServer):
+    first = playground.ask(FIRST)
+    toast = playground.page.locator(".toast-body")
+    with held_up(tiny_server.home):
+        playground.type(SECOND)
+        playground.press_answer()
+        expect(playground.find("#current")).to_contain_text(SECOND)
+        playground.type("Return the smallest value.")
+        again = [first.get_by_role("button", name=name) for name in ("Edit", "Retry")]
+        for button in (*again, playground.find("#new-conversation")):
+            button.click()
+            expect(toast).to_contain_text("busy with a question")
+            toast.get_by_test_id("toast-close").click()
+            expect(toast).to_have_count(0)
+    expect(playground.turns).to_have_count(2, timeout=ANSWERED)
+    expect(playground.find("#prompt textarea")).to_have_value("Return the smallest value.")
+    assert [turn["user"] for turn in playground.kept()["turns"]] == [FIRST, SECOND]
 
 
 def test_a_file_that_holds_no_conversation_is_refused_and_the_conversation_stays(playground: Playground, tmp_path: Path):

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from playwright.sync_api import Browser, expect
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from studio.core.files import read_json
-from studio.core.paths import StudioHome
 from studio.methods.adapters import load_adapter
 from tests.browser.conftest import StudioServer
-from tests.browser.playground import ANSWERED, Playground
+from tests.browser.playground import ANSWERED, Playground, held_up
 from tests.play.test_honesty import generate
 
 PEOPLE, TOKENS = 10, 20
@@ -44,17 +38,6 @@ def expected_answers(model_folder: Path, adapter: Path, prompts: list[str]) -> l
     for answer, prompt in zip(answers, prompts, strict=True):
         answer["tuned"] = generate(tuned, tokenizer, [{"role": "user", "content": prompt}], TOKENS)
     return answers
-
-
-@contextlib.contextmanager
-def held_up(home: Path) -> Iterator[None]:
-    """Within it the model's process stands still, so that whoever asks stays in line."""
-    pid = read_json(StudioHome.find(home).playground)["pid"]
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 def test_ten_people_are_answered_in_turn_and_each_sees_their_own(browser: Browser, tiny_server: StudioServer, lively_llama, make_adapter):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 
@@ -57,12 +58,13 @@ def test_what_a_call_loads_is_remembered_as_what_a_question_loads():
     room.close()
 
 
-def test_a_page_asks_one_question_at_a_time():
+def test_a_page_asks_or_runs_one_thing_at_a_time():
     room = PlayRoom(FakeWorker())
-    with room.stand_in_line("a"), pytest.raises(PlayError, match="already being answered"), room.stand_in_line("a"):
-        pass
-    with room.stand_in_line("a"):
-        pass
+    for first, second in itertools.product((room.stand_in_line, room.hold), repeat=2):
+        with first("a"), pytest.raises(PlayError, match="busy with a question"), second("a"):
+            pass
+        with first("a"), second("b"):
+            pass
     room.close()
 
 
@@ -86,4 +88,20 @@ def test_the_model_is_put_away_only_when_nobody_has_asked_for_a_while():
     assert not room.put_away_if_idle()  # asked just now
     worker.last_used = time.monotonic() - 2000
     assert room.put_away_if_idle() and worker.pid is None
+    room.close()
+
+
+def test_a_model_that_a_call_alone_has_loaded_is_put_away_too_but_not_while_it_works():
+    class Loading(FakeWorker):
+        def stream(self, verb, **args):
+            self.last_used = time.monotonic() - 2000
+            assert not room.put_away_if_idle()
+            yield Event("done", "answer")
+
+    room = PlayRoom(Loading(), idle_s=0.05)
+    assert room.call("render") == "answer"
+    deadline = time.monotonic() + 10
+    while room.worker.pid is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert room.worker.pid is None
     room.close()
