@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -114,7 +115,9 @@ def test_the_address_is_in_the_output_as_soon_as_it_answers_also_in_a_file(home:
     said = tmp_path / "said.txt"
     with said.open("wb") as file:
         command = [sys.executable, "-m", "studio", "serve", "--no-browser", "--port", str(port), "--home", str(home.root)]
-        server = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+        # A shell that starts the tests in its background has told them to ignore Ctrl-C, and a child inherits that.
+        hear = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+        server = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, preexec_fn=hear)
     try:
         deadline = time.monotonic() + 90
         while "PEFT Studio:" not in said.read_text() and server.poll() is None and time.monotonic() < deadline:

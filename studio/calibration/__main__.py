@@ -1,7 +1,8 @@
 """The calibration worker: `python -m studio.calibration [--home HOME]` speaks studio.core.protocol and answers `calibrate`.
 
 calibrate, args {"model": ModelSpec, "data": DataSpec, "rows", "out": path or ""}: events "progress" [share, phrase]; done with
-{"path", and what calibration.json holds}. Cancelling ends it before the next layer and leaves nothing behind.
+{"path", and what calibration.json holds}. Cancelling ends it before the next layer and leaves nothing behind; what
+one that was killed leaves is removed by the next to the same place.
 """
 
 from __future__ import annotations

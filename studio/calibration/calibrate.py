@@ -1,8 +1,9 @@
 """From a base model and rows of training data to a folder in the home: the same model, its linear weights on NF4's grid.
 
 The folder is an ordinary model: any dtype loads it, and loaded in NF4 (block 64, double quantization as asked for here) it computes with
-exactly the weights chosen here. Norms, embeddings and the LM head stay as they are. Only training rows are used for rounding; what it
-brings is measured on held-out ones, through the same door as a run's base: in 16 bits, in NF4 as it is, in NF4 once calibrated.
+exactly the weights chosen here. Norms, embeddings and the LM head are only rounded to bf16, in which the folder is saved. Only training
+rows are used for rounding; what it brings is measured on held-out ones, through the same door as a run's base: in 16 bits, in NF4 as it
+is, in NF4 once calibrated.
 Within, it knows nothing of how a matrix is rounded (rounding.py) or a model walked through (layers.py).
 """
 
@@ -92,8 +93,6 @@ def calibrate(spec: RunSpec, home: StudioHome, target: Path, report: Callable[[f
                 "held_out": {"rows": len(held_out), "loss": losses},
             }  # fmt: skip
             write_json(part / STAMP, stamp)
-            for path in part.iterdir():
-                path.chmod(0o644)
     return stamp
 
 

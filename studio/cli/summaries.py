@@ -33,7 +33,9 @@ def plan_summary(plan: Report) -> Iterator[str]:
     )
     yield f"{LEVEL_WORDS[plan['verdict']['level']]} {plan['verdict']['sentence']}"
     duration, data = plan["duration"], plan["data"]
-    pace = f"{duration['steps']:,} steps of {show_duration(duration['step_s'])}, {duration['tokens_per_s']:,.0f} tokens/s"
+    step_s = duration["step_s"]
+    step = show_duration(step_s) if step_s >= 10 else f"{step_s:.2g} s"
+    pace = f"{duration['steps']:,} steps of {step}, {duration['tokens_per_s']:,.0f} tokens/s"
     known = f"Time {show_duration(duration['seconds'])}: {pace}"
     yield known if duration["steps"] else "Time known once `python -m studio preview` has read the data"
     rows = f"{data['rows']:,} rows" if data["rows"] else "rows"
@@ -63,12 +65,14 @@ def nf4_summary(report: Report) -> Iterator[str]:
     """One module under every type, then how often each code of the first is used."""
     weights = report["weights"]
     yield f"{weights['name']}: {weights['rows']:,} × {weights['columns']:,} weights, {weights['dtype']}"
-    yield "mean {mean:.3g}, standard deviation {std:.3g}, largest {largest:.3g}, excess kurtosis {excess_kurtosis:.3g}".format(**weights)
+    kurtosis = weights["excess_kurtosis"]
+    moments = "mean {mean:.3g}, standard deviation {std:.3g}, largest {largest:.3g}".format(**weights)
+    yield moments + ("" if kurtosis is None else f", excess kurtosis {kurtosis:.3g}")
     yield ""
     rows = [
         (
             name, f"{kind['bits_per_weight']:.3f}", show_bytes(kind["size_bytes"]), f"{100 * kind['relative_rmse']:.2f} %",
-            f"{kind['sqnr_db']:.1f} dB", f"{kind['entropy_bits']:.2f} bits",
+            _decibels(kind["sqnr_db"]), f"{kind['entropy_bits']:.2f} bits",
         )
         for name, kind in report["types"].items()
     ]  # fmt: skip
@@ -84,6 +88,10 @@ def nf4_summary(report: Report) -> Iterator[str]:
     yield from table_lines((f"{report['type'].upper()} CODE", "LEVEL", "WEIGHTS", ""), codes, right=(0, 1, 2))
 
 
+def _decibels(ratio: float | None) -> str:
+    return "no error" if ratio is None else f"{ratio:.1f} dB"
+
+
 def nf4_model_summary(report: Report) -> Iterator[str]:
     """A whole model under every type, then each kind of module under the first."""
     modules = report["modules"]
@@ -95,7 +103,7 @@ def nf4_model_summary(report: Report) -> Iterator[str]:
     totals = [
         (
             name, f"{total['bits_per_weight']:.3f}", show_bytes(total["model_size_bytes"]), f"{total['times_smaller_than_16_bit']:.2f} ×",
-            f"{100 * total['relative_rmse']:.2f} %", f"{total['sqnr_db']:.1f} dB",
+            f"{100 * total['relative_rmse']:.2f} %", _decibels(total["sqnr_db"]),
         )
         for name, total in report["totals"].items()
     ]  # fmt: skip

@@ -57,6 +57,12 @@ def parse_json(text: str | bytes) -> Any:
     return json.loads(json.dumps(data, ensure_ascii=False).encode("utf-8", "replace")) if escapes in text else data  # type: ignore[operator]
 
 
+def open_to_all(folder: Path) -> None:
+    """Let others read the folder and what is in it: temporary folders, and safetensors, are for their owner only; a model is no secret."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
 def append_line(path: Path, data: dict[str, Any]) -> None:
     """Append one flushed JSON line. NaN and infinity become null, which every JSON reader understands."""
     line = json.dumps({key: _finite(value) for key, value in data.items()}, ensure_ascii=False, allow_nan=False)

@@ -190,7 +190,7 @@ def _read_csv(file: Path) -> Iterator[tuple[int, Any]]:
     # Bytes that are no UTF-8 pass as lone surrogates, which _read_cells names with their line.
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         reader = csv.reader(lines, strict=True)
-        header = _read_cells(reader, f"{file.name}, line 1") or []
+        header = next((cells for cells in iter(lambda: _read_cells(reader, f"{file.name}, line {reader.line_num + 1}"), None) if cells), [])
         if isinstance(header, DataError):
             raise header
         if len(set(header)) != len(header):

@@ -12,6 +12,7 @@ from studio.core.errors import RunError
 from studio.core.files import read_json
 from studio.core.paths import RunPaths, StudioHome
 from studio.core.spec import DataSpec
+from studio.data.hub import HUB_ID
 from studio.data.load import load_data
 from studio.data.read import SUFFIXES, find_files
 
@@ -23,7 +24,8 @@ def require_same_data(home: StudioHome, spec: DataSpec, run: RunPaths) -> None:
     known = (read_json(run.environment) or {}).get("data_fingerprint")
     path = home.starter_data if spec.source == "starter" else Path(spec.source).expanduser()
     if not path.exists():
-        if path.suffix.lower() in SUFFIXES and spec.source != "starter":
+        is_path = not HUB_ID.fullmatch(spec.source) or path.suffix.lower() in SUFFIXES  # as studio.data.source tells
+        if is_path and spec.source != "starter":
             raise RunError(f"The data of run {run.id} are gone: there is no {spec.source}.", ADVICE)
         return
     if not isinstance(known, str) or not _changed_since(path, run.environment.stat().st_mtime_ns):

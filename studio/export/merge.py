@@ -89,6 +89,4 @@ def save_merged(source: ExportSource, target: Path, weights: Weights = "as_train
         model.to(dtype).save_pretrained(part)
         tokenizer.save_pretrained(part)
         write_atomic(part / "README.md", model_card(source, "merged"))
-        for path in part.iterdir():
-            path.chmod(0o644)
     return target

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from studio.core.errors import RunError, from_os_error
-from studio.core.files import read_json
+from studio.core.files import open_to_all, read_json
 from studio.core.paths import RunPaths, StudioHome
 from studio.core.records import RunResult
 from studio.core.spec import RunSpec
@@ -73,7 +73,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     part = _begin(target)
     try:
         yield part
-        part.chmod(0o755)
+        open_to_all(part)
         part.rename(target)
     except OSError as error:
         raise from_os_error(error, f"exporting to {target.name}") from error

@@ -138,8 +138,9 @@ def _read_seconds(paths: RunPaths, status: RunStatus, progress: Progress, result
     """How long the run has trained; of one at work up to this moment, for its files may be a long step old."""
     if result is not None and result.seconds:
         return result.seconds
-    if status.is_active and progress.seconds is not None:
-        return progress.seconds + max(0.0, time.time() - _modified_ns(paths.progress) / 1e9)
+    written = _modified_ns(paths.progress)
+    if status.is_active and progress.seconds is not None and written >= _modified_ns(paths.process):  # not that of before a resumption
+        return progress.seconds + max(0.0, time.time() - written / 1e9)
     return last_value(paths.metrics, "seconds") or 0.0
 
 

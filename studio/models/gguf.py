@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from studio.core.errors import ModelError, StudioError, from_os_error
-from studio.core.files import read_json, write_json
+from studio.core.files import open_to_all, read_json, write_json
 from studio.core.paths import StudioHome
 
 STAMP = "converted.json"
@@ -177,12 +177,9 @@ def convert(gguf: Path, folder: Path, stamp: dict[str, Any], finish: Callable[[A
         part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
         try:
             _save(gguf, header, part, finish)
-            files = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
+            files = {path.relative_to(part).as_posix(): path.stat().st_size for path in sorted(part.rglob("*")) if path.is_file()}
             write_json(part / STAMP, {**stamp, "dtype": header.dtype, "files": files})
-            # Temporary folders, and safetensors, are for their owner only; a model is no secret.
-            for path in part.iterdir():
-                path.chmod(0o644)
-            part.chmod(0o755)
+            open_to_all(part)
             if folder.exists():
                 shutil.rmtree(folder)
             part.rename(folder)

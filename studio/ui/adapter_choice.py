@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import gradio as gr
 
 from studio.core.files import read_json
 from studio.core.paths import RUN_ID, RunPaths
@@ -25,6 +28,12 @@ def adapter_choices(studio: Studio, families: Sequence[str] = LORA) -> list[tupl
     ]
     dropped = [(f"{path.name} (folder)", str(path)) for path in sorted(studio.home.adapters.glob("*")) if _family(path) in families]
     return [*runs, *dropped]
+
+
+def relist(choices: list[tuple[str, str]], chosen: str | None, wanted: str | None) -> dict[str, Any]:
+    """A dropdown's update: fresh choices, and its value only where that is another. An answer that brought the old value back would
+    undo what a person has typed while it was on its way."""
+    return gr.update(choices=choices) if chosen == wanted else gr.update(choices=choices, value=wanted)
 
 
 def _family(folder: Path) -> str:

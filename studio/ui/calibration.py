@@ -6,6 +6,7 @@ as the base model.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -31,6 +32,8 @@ class CalibrationLine(NamedTuple):
     """Shown with QLoRA alone."""
     told: gr.HTML
     go: gr.Button
+    made: gr.Textbox
+    """Hidden: what was calibrated and the folder it became, as JSON."""
 
 
 def build(family: gr.Radio) -> CalibrationLine:
@@ -38,8 +41,9 @@ def build(family: gr.Radio) -> CalibrationLine:
         told = gr.HTML(OFFER, padding=False, elem_id="calibration")
         with gr.Row(elem_classes="actions"):
             go = gr.Button("Round with calibration", size="sm", elem_id="calibrate-button")
+        made = gr.Textbox("", visible="hidden", label="the calibrated model")
     family.change(lambda value: gr.update(visible=value == "qlora"), family, line, show_progress="hidden", queue=False)
-    return CalibrationLine(line, told, go)
+    return CalibrationLine(line, told, go, made)
 
 
 def wire(studio: Studio, form: Form, line: CalibrationLine) -> None:
@@ -47,19 +51,26 @@ def wire(studio: Studio, form: Form, line: CalibrationLine) -> None:
 
     def calibrate(values: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
         for told, path in calibrated(studio, form.spec_data(values)):
-            chosen = {model: gr.update(choices=studio.model_choices(), value=path)} if path else {}
-            yield {line.told: told, **chosen}
+            yield {line.told: told, line.made: json.dumps([values[model], path]) if path else ""}
 
-    line.go.click(guarded(calibrate), form.widgets, [line.told, model], show_progress="hidden", concurrency_limit=1)
+    def choose(made: str, chosen: str) -> dict[str, Any]:
+        """The new folder, unless another model was chosen while it was made."""
+        source, path = json.loads(made)
+        return gr.update(choices=studio.model_choices(), **({"value": path} if chosen == source else {}))
+
+    done = line.go.click(guarded(calibrate), form.widgets, [line.told, line.made], show_progress="hidden", concurrency_limit=1)
+    done.success(guarded(choose), [line.made, model], model, show_progress="hidden")
 
 
 def calibrated(studio: Studio, data: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What to show, and at the end the folder, else "". Errors: RunError while a run needs the memory; the worker's own."""
     if any(run.status.is_active for run in store.list_runs(studio.home)):
         raise RunError("A run is training and needs the memory.", "Wait until it has ended, or stop it.")
+    studio.play.close()
     worker = Worker("studio.calibration", studio.home.root / "logs" / "calibration.log", arguments=["--home", str(studio.home.root)])
-    yield markup.waiting("Starting"), ""
+    studio.calibrating = True
     try:
+        yield markup.waiting("Starting"), ""
         for event in worker.stream("calibrate", model=data.get("model"), data=data.get("data")):
             if event.name == "done":
                 yield done_html(event.data), event.data["path"]
@@ -70,7 +81,8 @@ def calibrated(studio: Studio, data: dict[str, Any]) -> Iterator[tuple[str, str]
         yield OFFER, ""  # no bar that stands still for ever; the toast says why
         raise
     finally:
-        worker.close(grace_s=0)
+        studio.calibrating = False
+        worker.close()
 
 
 def done_html(done: dict[str, Any]) -> str:
@@ -81,5 +93,5 @@ def done_html(done: dict[str, Any]) -> str:
         markup.stat(label, f"{losses[name]:.4f}", f"{100 * (losses[name] / base - 1):+.1f} %" if name != "unquantized" else "")
         for name, label in HELD_AS.items()
     ]
-    told = f"Held-out loss of the base before training, on {rows} rows. The calibrated model is now the base model above."
+    told = f"Held-out loss of the base before training, on {rows} rows. The calibrated model is in the list of base models now."
     return f'{markup.stats(cells)}<p class="how">{told}</p>'

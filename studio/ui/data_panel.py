@@ -29,6 +29,8 @@ class DataPanel(NamedTuple):
     followed: gr.HTML
     """Which of the preset's settings followed a change of dataset."""
     view: gr.HTML
+    found: gr.Textbox
+    """Hidden: of which dataset the preview is, and its own prompts, as JSON."""
 
 
 def build(source: gr.Dropdown) -> DataPanel:
@@ -38,7 +40,8 @@ def build(source: gr.Dropdown) -> DataPanel:
         leave_out = gr.Button("Leave the broken rows out", size="sm", elem_id="leave-out-button", visible=False)
     followed = gr.HTML("", elem_id="followed", padding=False)
     view = gr.HTML("", elem_id="data-preview", padding=False)
-    return DataPanel(source, upload, look, leave_out, followed, view)
+    found = gr.Textbox("", visible="hidden", label="the dataset looked at", elem_id="looked-at")
+    return DataPanel(source, upload, look, leave_out, followed, view, found)
 
 
 def wire(studio: Studio, origin: StartFrom, panel: DataPanel) -> None:
@@ -52,33 +55,47 @@ def wire(studio: Studio, origin: StartFrom, panel: DataPanel) -> None:
             found = studio.data.call("preview", data=data["data"], model=data["model"], training=data["training"])
         except StudioError as error:  # in place of an older preview, which is of other data
             told = markup.notice(f"{error.message}\n{error.hint}".strip(), "bad", "The dataset could not be read.")
-            return {panel.view: told, panel.leave_out: HIDDEN}
-        taken = take_prompts(values[origin.prompts_for], data, found)
-        updates = {prompts.widget: prompts.show(taken), origin.prompts_for: ""} if taken else {}
-        return {panel.view: preview_html(found), panel.leave_out: offer(found["problem"]), **updates}
+            return {panel.view: told, panel.leave_out: HIDDEN, panel.found: ""}
+        kept = {"source": data["data"].get("source"), "prompts": found["held_out_prompts"]}
+        return {panel.view: preview_html(found), panel.leave_out: offer(found["problem"]), panel.found: json.dumps(kept)}
+
+    def settle(values: dict[Any, Any]) -> dict[Any, Any]:
+        """A look takes minutes where the data come from afar; this is asked of the form as it stands at its end."""
+        data, found = form.spec_data(values), json.loads(values[panel.found] or "null")
+        if found and found["source"] != data["data"].get("source"):
+            return {panel.view: "", panel.leave_out: HIDDEN}
+        taken = take_prompts(values[origin.prompts_for], data, found["prompts"]) if found else []
+        return {prompts.widget: prompts.show(taken), origin.prompts_for: ""} if taken else {panel.view: gr.skip()}
 
     def leave_out(values: dict[Any, Any]) -> dict[Any, Any]:
         return {**look({**values, broken_rows: "leave_out"}), broken_rows: "leave_out"}
 
-    def upload(path: str) -> dict[str, Any]:
+    def upload(path: str) -> tuple[dict[str, Any], str]:
         saved = str(studio.save_upload(path))
-        return gr.update(choices=studio.dataset_choices(), value=saved)
+        return gr.update(choices=studio.dataset_choices(), value=saved), "refuse"
 
-    shown, asked = [panel.view, panel.leave_out, prompts.widget, origin.prompts_for], {*form.widgets, origin.prompts_for}
+    shown = [panel.view, panel.leave_out, panel.found]
     together = {"concurrency_limit": 2, "concurrency_id": "data", "show_progress_on": panel.view}
+    settled = {"inputs": {*form.widgets, origin.prompts_for, panel.found}, "show_progress": "hidden",
+               "outputs": [panel.view, panel.leave_out, prompts.widget, origin.prompts_for]}  # fmt: skip
     follow, follows = make_followers(origin)
-    panel.look.click(guarded(look), asked, shown, **together)
-    panel.leave_out.click(guarded(leave_out), asked, [*shown, broken_rows], **together)
-    uploaded = panel.upload.upload(guarded(upload), panel.upload, panel.source)
-    uploaded.then(follow, **follows).then(guarded(look), asked, shown, **together)
-    panel.source.input(lambda: ("", HIDDEN), None, shown[:2], queue=False, show_progress="hidden")
+    uploaded = panel.upload.upload(guarded(upload), panel.upload, [panel.source, broken_rows]).then(follow, **follows)
+    for looked in (
+        panel.look.click(guarded(look), form.widgets, shown, **together),
+        panel.leave_out.click(guarded(leave_out), form.widgets, [*shown, broken_rows], **together),
+        uploaded.then(guarded(look), form.widgets, shown, **together),
+    ):
+        looked.then(guarded(settle), **settled)
+    # Other data may be refused for other reasons than these: what was broken there is not left out here unasked.
+    forget = [*shown[:2], broken_rows]
+    panel.source.input(lambda: ("", HIDDEN, "refuse"), None, forget, queue=False, show_progress="hidden")
     gr.on([panel.source.input, form.fields["model.id"].widget.input], follow, **follows)
 
 
-def take_prompts(wanted_for: str, data: dict[str, Any], found: dict[str, Any]) -> list[str]:
+def take_prompts(wanted_for: str, data: dict[str, Any], own: list[str]) -> list[str]:
     """The sample prompts to put into the form: the dataset's own, where they are wanted for it and none were written meanwhile."""
     wanted = wanted_for and wanted_for == data["data"].get("source") and not data["training"].get("sample_prompts")
-    return found["held_out_prompts"] if wanted else []
+    return own if wanted else []
 
 
 def offer(problem: dict[str, Any] | None) -> dict[str, Any]:

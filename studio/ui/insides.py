@@ -53,7 +53,7 @@ def build(studio: Studio, tab: gr.Tab) -> None:
 
     def listed(chosen: str | None) -> Any:
         choices = adapter_choice.adapter_choices(studio, FAMILIES)
-        return gr.update(choices=choices, value=chosen or (choices[0][1] if choices else None))
+        return adapter_choice.relist(choices, chosen, chosen or (choices[0][1] if choices else None))
 
     handler = guarded(lambda chosen, text: looked_into(studio, chosen or "", text or ""))
 

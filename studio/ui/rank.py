@@ -93,7 +93,7 @@ def _wire(studio: Studio, tab: gr.Tab, choice: Choice, widgets: Widgets) -> None
         choices = adapter_choice.adapter_choices(studio)
         known = {value for _, value in choices}
         wanted = adapter if adapter and (adapter in known or not picked) else (choices[0][1] if choices else "")
-        listed = gr.update(choices=choices, value=wanted or None)
+        listed = adapter_choice.relist(choices, adapter, wanted or None)
         if picked and wanted == adapter and seen == adapter_choice.state_of(studio, wanted):
             return [listed, *[gr.skip()] * (len(widgets.outputs) + 3)]
         try:

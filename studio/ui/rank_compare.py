@@ -35,9 +35,10 @@ def build(studio: Studio, tab: gr.Tab) -> None:
     def listed(one: str | None, other: str | None, name: str | None, kind: str) -> list[Any]:
         choices = adapter_choice.adapter_choices(studio)
         found = [value for _, value in choices]
+        chosen = one, other
         one = one or (found[0] if found else None)
         other = other or next((value for value in found if value != one), None)
-        pair = [gr.update(choices=choices, value=one), gr.update(choices=choices, value=other)]
+        pair = [adapter_choice.relist(choices, *change) for change in zip(chosen, (one, other), strict=True)]
         if name or not (one and other):
             return [*pair, *[gr.skip()] * 4]
         try:

@@ -11,7 +11,7 @@ from studio.core.records import RunStatus
 from studio.core.spec import LoraSpec, RunSpec
 from studio.jobs import runner, store
 from studio.plots import rank_sweep as plots
-from studio.ui import figure, markup
+from studio.ui import adapter_choice, figure, markup
 from studio.ui.guard import guarded
 from studio.ui.studio import Studio
 
@@ -32,8 +32,8 @@ def build(studio: Studio, tab: gr.Tab) -> None:
 
     def look(chosen: str | None) -> list[Any]:
         choices = [(f"{item.name} · {item.created:%d %b %H:%M}", item.id) for item in store.list_runs(studio.home) if item.family == "lora"]
-        chosen = chosen or (choices[0][1] if choices else None)
-        return [gr.update(choices=choices, value=chosen), *shown(studio, chosen)]
+        wanted = chosen or (choices[0][1] if choices else None)
+        return [adapter_choice.relist(choices, chosen, wanted), *shown(studio, wanted)]
 
     def queue(chosen: str | None) -> list[Any]:
         queue_sweep(studio, chosen or "")

@@ -15,7 +15,7 @@ import gradio as gr
 
 from studio.core.errors import AnalysisError, StudioError
 from studio.plots import spectrum as plots
-from studio.ui import figure, heat_map, markup
+from studio.ui import adapter_choice, figure, heat_map, markup
 from studio.ui.figure import Figure
 from studio.ui.guard import guarded
 from studio.ui.studio import Studio
@@ -59,10 +59,10 @@ def build(studio: Studio, tab: gr.Tab) -> None:
             spectrum = figure.build("tuned-spectrum")
     widgets = Widgets(progress, heat, summary, module, spectrum)
 
-    def listed(one: str | None, other: str | None) -> list[Any]:
+    def listed(other: str | None) -> list[Any]:
         choices = tuned_choices(studio)
         first = other or (choices[0][1] if choices else None)
-        return [gr.update(choices=studio.model_choices(), value=one), gr.update(choices=choices, value=first)]
+        return [gr.update(choices=studio.model_choices()), adapter_choice.relist(choices, other, first)]
 
     def measure(one: str | None, other: str | None) -> Iterator[list[Any]]:
         yield from measured(studio, (one or "", other or ""))
@@ -71,7 +71,7 @@ def build(studio: Studio, tab: gr.Tab) -> None:
         yield from module_values(studio, (one, other), heat_map.picked(event))
 
     quiet = figure.quiet()
-    tab.select(guarded(listed), [base, tuned], [base, tuned], **quiet)
+    tab.select(guarded(listed), tuned, [base, tuned], **quiet)
     go.click(guarded(measure), [base, tuned], widgets.outputs, **quiet)
     heat.submit(guarded(click), [base, tuned], widgets.module_outputs, trigger_mode="always_last", **quiet)
 

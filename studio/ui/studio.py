@@ -25,6 +25,8 @@ class Studio:
         self.code = Worker("studio.play.runner", home.root / "logs" / "code.log")
         self.runner = Worker("studio.play.runner", home.root / "logs" / "runner.log")
         self.play_room = PlayRoom(self.play)
+        self.calibrating = False
+        """A page is having a model rounded: its memory is not to be shared."""
         self.analysis = Worker("studio.analysis", home.root / "logs" / "analysis.log", arguments=arguments)
         atexit.register(self.close)
 

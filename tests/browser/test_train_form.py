@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
@@ -36,6 +39,25 @@ def choose_dataset(page: Page, path: Path) -> None:
     box.press("Enter")
 
 
+def sayings(path: Path) -> Path:
+    """A dataset of thirty rows."""
+    path.write_text("".join(f'{{"prompt": "Say {n}.", "completion": "Word {n}."}}\n' for n in range(30)))
+    return path
+
+
+@contextlib.contextmanager
+def held_up(server: StudioServer) -> Iterator[None]:
+    """Within it the process that reads data stands still, as if the data came from afar."""
+    assert server.process
+    children = psutil.Process(server.process.pid).children()
+    reader = next(child for child in children if "studio.data" in child.cmdline())
+    reader.suspend()
+    try:
+        yield
+    finally:
+        reader.resume()
+
+
 def test_broken_rows_are_named_and_can_be_left_out(form: Page, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(f'{{"prompt": "Say {n}.", "completion": "Word {n}."}}\n' for n in range(20)) + "{broken\n" * 3)
@@ -49,14 +71,14 @@ def test_broken_rows_are_named_and_can_be_left_out(form: Page, tmp_path: Path) -
     expect(leave_out).to_be_hidden()
     form.get_by_role("button", name="As JSON, and from the command line").click()
     expect(form.locator("#spec-json pre")).to_contain_text('"broken_rows": "leave_out"')
+    choose_dataset(form, sayings(tmp_path / "other.jsonl"))
+    expect(form.locator("#spec-json pre")).not_to_contain_text('"leave_out"')
 
 
 def test_what_the_preset_chose_for_its_dataset_follows_another(form: Page, tmp_path: Path) -> None:
     prompts = field(form, "training.sample_prompts")
     expect(prompts).to_have_value(re.compile("`is_palindrome`\\.\n\nReturn True .*\n---\nWrite a", re.DOTALL))
-    rows = tmp_path / "sayings.jsonl"
-    rows.write_text("".join(f'{{"prompt": "Say {n}.", "completion": "Word {n}."}}\n' for n in range(30)))
-    choose_dataset(form, rows)
+    choose_dataset(form, sayings(tmp_path / "sayings.jsonl"))
     expect(form.locator("#followed")).to_contain_text("Sample prompts")
     form.get_by_role("button", name="Format, columns and what is held out").click()
     for path, value in (("training.sample_prompts", ""), ("name", ""), ("data.max_rows", "0")):
@@ -69,6 +91,57 @@ def test_what_the_preset_chose_for_its_dataset_follows_another(form: Page, tmp_p
     expect(form.locator("#start-from input")).to_have_value("quickstart")
     expect(field(form, "name")).to_have_value("quickstart")
     expect(form.locator("#followed .notice")).to_have_count(0)
+
+
+def test_a_look_that_ends_late_undoes_nothing(form: Page, tiny_server: StudioServer, tmp_path: Path) -> None:
+    """What was lost: sample prompts typed while the data were read; and another dataset, chosen meanwhile, got the first one's."""
+    prompts, looked_at, preview = field(form, "training.sample_prompts"), form.locator("#looked-at textarea"), form.locator("#data-preview")
+    early, late = sayings(tmp_path / "early.jsonl"), sayings(tmp_path / "late.jsonl")
+    choose_dataset(form, early)
+    expect(prompts).to_have_value("")
+    form.get_by_role("button", name="Format, columns and what is held out").click()
+    form.locator("#look-button").click()
+    expect(prompts).to_have_value(re.compile("Say"), timeout=60_000)
+    form.locator("#start-from input").click()
+    form.get_by_role("option", name="quickstart", exact=True).click()
+    expect(prompts).to_have_value(re.compile("palindrome"))
+
+    choose_dataset(form, late)
+    expect(prompts).to_have_value("")
+    with held_up(tiny_server):
+        form.locator("#look-button").click()
+        prompts.fill("My own.")
+    expect(looked_at).to_have_value(re.compile("late"), timeout=60_000)
+    expect(preview.locator(".stat").first).to_be_visible()
+    with held_up(tiny_server):
+        form.locator("#look-button").click()
+        choose_dataset(form, early)
+        expect(preview.locator(".stat")).to_have_count(0)
+    expect(looked_at).to_have_value(re.compile("late"))
+    expect(preview.locator(".stat")).to_have_count(0)
+    form.locator("#look-button").click()
+    expect(looked_at).to_have_value(re.compile("early"), timeout=60_000)
+    expect(prompts).to_have_value("My own.")
+
+
+def test_a_base_is_calibrated_by_its_button_and_chosen_unless_another_is(form: Page, tiny_llama: Path, tmp_path: Path) -> None:
+    choose_dataset(form, sayings(tmp_path / "sayings.jsonl"))
+    model, told, other = form.locator("#base-model input"), form.locator("#calibration"), tmp_path / "other"
+    form.get_by_role("radio", name="QLoRA").click()
+    for source, changed in ((tiny_llama, ""), (shutil.copytree(tiny_llama, other), "Qwen2.5 0.5B Instruct (hub)")):
+        model.fill(str(source))
+        model.press("Enter")
+        form.locator("#calibrate-button").click()
+        if changed:
+            expect(told.locator(".progress")).to_be_visible(timeout=60_000)
+            model.fill("Qwen/Qwen2.5-0.5B-Instruct")
+            model.press("Enter")
+        expect(told.locator(".stat").last).to_contain_text("%", timeout=120_000)
+        expect(told.locator(".stat")).to_have_count(3)
+        expect(model).to_have_value(changed or f"{source.name}-calibrated (on disk)")
+        model.click()
+        expect(form.get_by_role("option", name=f"{source.name}-calibrated (on disk)")).to_be_visible()
+        model.press("Escape")
 
 
 def test_a_form_filled_from_a_file_is_no_changed_preset(form: Page, tmp_path: Path) -> None:

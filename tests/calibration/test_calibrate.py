@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from bitsandbytes import functional
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from studio.calibration import calibrate as room
 from studio.calibration import layers, rounding
@@ -60,6 +62,20 @@ def test_what_is_not_rounded_stays_as_it_was(spec: RunSpec, tiny_llama: Path, st
     kept = [name for name in before if "proj" not in name]
     assert len(kept) == len(before) - 14
     assert all(torch.equal(before[name].bfloat16(), after[name]) for name in kept)
+
+
+def test_a_template_for_tools_and_all_else_can_be_read_by_everybody(
+    spec: RunSpec, tiny_llama: Path, studio_home: Path, tmp_path: Path
+) -> None:
+    """transformers writes such a template into a folder of its own."""
+    folder = shutil.copytree(tiny_llama, tmp_path / "tools")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": tokenizer.chat_template}
+    tokenizer.save_pretrained(folder)
+    calibrate(RunSpec.parse({**spec.to_json(), "model": {"id": str(folder), "dtype": "bfloat16"}}), studio_home, tmp_path / "calibrated")
+    assert (tmp_path / "calibrated" / "additional_chat_templates" / "tool_use.jinja").is_file()
+    for path in (tmp_path / "calibrated", *(tmp_path / "calibrated").rglob("*")):
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644)
 
 
 def test_the_model_s_output_is_closer_than_with_nearest_rounding(spec: RunSpec, studio_home: Path) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from studio.cli.output import table_lines
 from studio.cli.summaries import changes_summary, module_summary
@@ -49,6 +51,18 @@ def test_a_model_in_four_bits_in_a_screenful(run: Run, tiny_llama: Path) -> None
     errors = [100 * m["errors"]["nf4"]["relative_rmse"] for m in report["modules"] if m["module"] == "self_attn.q_proj"]
     line = next(line for line in text.splitlines() if line.startswith("self_attn.q_proj")).split()
     assert (line[1], float(line[4])) == (str(len(errors)), pytest.approx(max(errors), abs=0.0051))
+
+
+def test_weights_without_error_or_spread_are_told_too(run: Run, tmp_path: Path) -> None:
+    layer = "model.layers.0.self_attn"
+    weights = {f"{layer}.k_proj.weight": torch.zeros(64, 64), f"{layer}.q_proj.weight": torch.randint(-1, 2, (64, 64)).float()}
+    save_file(weights, tmp_path / "model.safetensors")
+    text, _ = summary_and_report(run, "nf4", str(tmp_path))
+    assert "no error" in text
+    for module in ("k_proj", "q_proj"):
+        text, report = summary_and_report(run, "nf4", str(tmp_path), "--module", module)
+        assert "no error" in text
+        assert ("kurtosis" in text) == (report["weights"]["excess_kurtosis"] is not None)
 
 
 def test_a_spectrum_in_a_screenful(run: Run, lively_llama: Path, make_adapter: Callable[..., Path]) -> None:

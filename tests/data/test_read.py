@@ -125,6 +125,14 @@ def test_every_line_is_in_a_row_or_broken_or_blank(tmp_path_factory, content, su
     assert lost + sum(isinstance(row, read.Row) for row in found) <= len(text.splitlines())
 
 
+def test_blank_lines_before_a_csv_header_are_passed_over(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("\n\r\nname,text\na,b\n")
+    assert [(row.values, row.line) for row in read_rows(path)] == [({"name": "a", "text": "b"}, 4)]
+    path.write_text("\n\n\n")
+    assert list(read_rows(path)) == []
+
+
 def test_a_quotation_mark_too_many_costs_the_lines_up_to_where_it_shows(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('text,more\n1,"opened\n2,b\n3,"c"\n4,d\n')

@@ -86,6 +86,15 @@ def test_a_file_that_is_gone_is_named(home: StudioHome, run: RunPaths, rows: Pat
         require(home, run, rows)
 
 
+def test_a_folder_that_is_gone_is_named(home: StudioHome, run: RunPaths, rows: Path) -> None:
+    with pytest.raises(RunError, match="are gone"):
+        require(home, run, rows.parent / "rows")
+
+
+def test_a_dataset_of_the_hub_is_left_to_the_child(home: StudioHome, run: RunPaths) -> None:
+    require(home, run, Path("somebody/some-rows"))
+
+
 def test_the_same_rows_written_anew_are_the_same_data(home: StudioHome, run: RunPaths, rows: Path) -> None:
     rows.write_text("\n".join(["", *(json.dumps(line, indent=None, separators=(",", ":")) for line in LINES), "", ""]))
     require(home, run, rows)

@@ -96,6 +96,8 @@ def test_the_time_of_a_run_at_work_goes_on_between_its_lines(home: StudioHome, p
     write_json(paths.progress, vars(Progress("training", 1, 10, seconds=40.0)))
     os.utime(paths.progress, (time.time() - 60, time.time() - 60))
     write_json(paths.process, me())
+    assert list_runs(home)[0].seconds == 30.0  # gone on with a minute later, and still loading
+    os.utime(paths.process, (time.time() - 99, time.time() - 99))
     for seconds in (list_runs(home)[0].seconds, read_run(home, RUN).seconds):
         assert 100 <= seconds < 130
     os.utime(paths.progress, (time.time() + 999, time.time() + 999))  # a clock that was set back
