@@ -18,6 +18,7 @@ from studio.jobs.worker import Worker
 from studio.ui import markup
 from studio.ui.form import Form
 from studio.ui.guard import guarded
+from studio.ui.hidden import hidden_box
 from studio.ui.studio import Studio
 
 OFFER = (
@@ -41,7 +42,7 @@ def build(family: gr.Radio) -> CalibrationLine:
         told = gr.HTML(OFFER, padding=False, elem_id="calibration")
         with gr.Row(elem_classes="actions"):
             go = gr.Button("Round with calibration", size="sm", elem_id="calibrate-button")
-        made = gr.Textbox("", visible="hidden", label="the calibrated model")
+        made = hidden_box("the calibrated model")
     family.change(lambda value: gr.update(visible=value == "qlora"), family, line, show_progress="hidden", queue=False)
     return CalibrationLine(line, told, go, made)
 

@@ -14,6 +14,7 @@ from studio.core.errors import BrokenRows, StudioError, from_json
 from studio.data.counts import KEPT, LEFT_OUT
 from studio.ui import markup
 from studio.ui.guard import guarded
+from studio.ui.hidden import hidden_box
 from studio.ui.start_from import SAMPLES, StartFrom, make_followers
 from studio.ui.studio import Studio
 
@@ -40,7 +41,7 @@ def build(source: gr.Dropdown) -> DataPanel:
         leave_out = gr.Button("Leave the broken rows out", size="sm", elem_id="leave-out-button", visible=False)
     followed = gr.HTML("", elem_id="followed", padding=False)
     view = gr.HTML("", elem_id="data-preview", padding=False)
-    found = gr.Textbox("", visible="hidden", label="the dataset looked at", elem_id="looked-at")
+    found = hidden_box("the dataset looked at", "looked-at")
     return DataPanel(source, upload, look, leave_out, followed, view, found)
 
 
@@ -70,25 +71,22 @@ def wire(studio: Studio, origin: StartFrom, panel: DataPanel) -> None:
     def leave_out(values: dict[Any, Any]) -> dict[Any, Any]:
         return {**look({**values, broken_rows: "leave_out"}), broken_rows: "leave_out"}
 
-    def upload(path: str) -> tuple[dict[str, Any], str]:
+    def upload(path: str) -> tuple[dict[str, Any], str, str]:
         saved = str(studio.save_upload(path))
-        return gr.update(choices=studio.dataset_choices(), value=saved), "refuse"
+        return gr.update(choices=studio.dataset_choices(), value=saved), "", "refuse"
 
     shown = [panel.view, panel.leave_out, panel.found]
     together = {"concurrency_limit": 2, "concurrency_id": "data", "show_progress_on": panel.view}
     settled = {"inputs": {*form.widgets, origin.prompts_for, panel.found}, "show_progress": "hidden",
                "outputs": [panel.view, panel.leave_out, prompts.widget, origin.prompts_for]}  # fmt: skip
     follow, follows = make_followers(origin)
-    uploaded = panel.upload.upload(guarded(upload), panel.upload, [panel.source, broken_rows]).then(follow, **follows)
-    for looked in (
-        panel.look.click(guarded(look), form.widgets, shown, **together),
-        panel.leave_out.click(guarded(leave_out), form.widgets, [*shown, broken_rows], **together),
-        uploaded.then(guarded(look), form.widgets, shown, **together),
-    ):
-        looked.then(guarded(settle), **settled)
+    uploaded = panel.upload.upload(guarded(upload), panel.upload, [panel.source, panel.found, broken_rows]).then(follow, **follows)
+    panel.look.click(guarded(look), form.widgets, shown, **together)
+    panel.leave_out.click(guarded(leave_out), form.widgets, [*shown, broken_rows], **together)
+    uploaded.then(guarded(look), form.widgets, shown, **together)
+    panel.found.change(guarded(settle), **settled)
     # Other data may be refused for other reasons than these: what was broken there is not left out here unasked.
-    forget = [*shown[:2], broken_rows]
-    panel.source.input(lambda: ("", HIDDEN, "refuse"), None, forget, queue=False, show_progress="hidden")
+    panel.source.input(lambda: ("", HIDDEN, "", "refuse"), None, [*shown, broken_rows], queue=False, show_progress="hidden")
     gr.on([panel.source.input, form.fields["model.id"].widget.input], follow, **follows)
 
 

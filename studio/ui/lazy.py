@@ -14,6 +14,8 @@ import gradio as gr
 from gradio.blocks import BlockFunction
 from gradio.context import LocalContext, get_blocks_context
 
+from studio.ui.hidden import hidden_box
+
 VISITED = "yes"
 
 
@@ -23,7 +25,7 @@ def build_on_visit(tab: gr.Tab, build: Callable[[], None]) -> gr.Textbox:
     Returns the box that says whether it was visited: an event that opens the tab with `gr.Tabs(selected=...)`, which gradio does not
     count as a selection, gives it VISITED.
     """
-    visited = gr.Textbox("", visible="hidden", label="visited")
+    visited = hidden_box("visited")
     tab.select(lambda: VISITED, None, visited, show_progress="hidden", queue=False)
 
     @gr.render(triggers=[visited.change], show_progress="minimal", queue=False)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import gradio as gr
 
+from studio.ui.hidden import hidden_box
+
 
 class Links(NamedTuple):
     """The boxes, and the tabs themselves. Made outside the tabs: one inside is not read before its tab is first looked at."""
@@ -22,8 +24,8 @@ class Links(NamedTuple):
 def build(tabs: gr.Tabs) -> Links:
     return Links(
         tabs,
-        gr.Textbox("", visible="hidden", label="run to show"),
-        gr.Textbox("", visible="hidden", label="run to answer with"),
+        hidden_box("run to show"),
+        hidden_box("run to answer with"),
         gr.BrowserState("", storage_key="peft-studio-run", secret="peft-studio"),
         gr.BrowserState({}, storage_key="peft-studio-conversation", secret="peft-studio"),
     )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from studio.core.paths import StudioHome
+from studio.ui.hidden import hidden_box
 from studio.ui.play_sources import MOST_BESIDE, Sources, adapter_choices, read_sources
 from studio.ui.studio import Studio
 
@@ -114,8 +115,8 @@ def build_form(studio: Studio) -> PlayForm:
         export = gr.Button("Export", size="sm", elem_id="export-conversation")
         bring = gr.UploadButton("Import", size="sm", file_types=[".json"], elem_id="import-conversation")
         unload = gr.Button("Free the memory", size="sm", elem_id="free-memory")
-    kept = gr.Textbox("", visible="hidden", label="conversation", elem_id="kept-conversation")
-    editing = gr.Textbox("", visible="hidden", label="message being edited")
+    kept = hidden_box("conversation", "kept-conversation")
+    editing = hidden_box("message being edited")
     return PlayForm(model, quantization, beside, adapters, memory, prompt, ask, stop, *settings, new, export, bring, unload, kept, editing)
 
 

@@ -15,6 +15,7 @@ from studio.ui import figure, heat_map, markup, nf4_by_hand, quantization_effect
 from studio.ui import quantization_view as view
 from studio.ui.figure import Figure
 from studio.ui.guard import guarded
+from studio.ui.hidden import hidden_box
 from studio.ui.lazy import on_visit
 from studio.ui.studio import Studio
 
@@ -101,7 +102,7 @@ def _choice(studio: Studio) -> tuple[Choice, gr.Button]:
         double_quant = gr.Checkbox(True, label="Double quantization", info="Block maxima in 8 bits.", min_width=140)
     kind = gr.Radio([(title, name) for name, title in view.TITLES.items()], value="nf4", label="Type shown", elem_id="quantization-kind")
     measure = gr.Button("Measure", variant="primary", elem_id="measure-button")
-    module = gr.Textbox("", visible="hidden", label="module looked at")
+    module = hidden_box("module looked at")
     return Choice(model, block_size, double_quant, kind, module), measure
 
 

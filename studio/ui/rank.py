@@ -12,6 +12,7 @@ from studio.ui import adapter_choice, figure, heat_map, insides, markup, rank_by
 from studio.ui import rank_view as view
 from studio.ui.figure import Figure
 from studio.ui.guard import guarded
+from studio.ui.hidden import hidden_box
 from studio.ui.lazy import on_visit
 from studio.ui.studio import Studio
 
@@ -73,8 +74,8 @@ def _run_tab(studio: Studio, tab: gr.Tab) -> None:
             measure = gr.Radio(
                 [(title, name) for name, title in view.MEASURES.items()], value="effective_rank", label="Shown", elem_id="rank-measure"
             )
-            module = gr.Textbox("", visible="hidden", label="module looked at")
-            seen = gr.Textbox("", visible="hidden", label="state looked at")
+            module = hidden_box("module looked at")
+            seen = hidden_box("state looked at")
             heat = heat_map.build("rank-heat")
         with gr.Column(scale=9, min_width=340):
             summary = gr.HTML(nothing_html(studio), padding=False, elem_id="rank-summary")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from studio.ui import markup, plot, runs_forms, runs_list
+from studio.ui.hidden import hidden_box
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": 8, "concurrency_id": "runs"}
 
@@ -106,11 +107,11 @@ def build_list() -> tuple[View, gr.HTML, Trash]:
     )  # fmt: skip
     listing = gr.HTML({"rows": "", "picked": ""}, html_template="${value.rows}", js_on_load=ROW_CLICK, elem_id="run-list", padding=False)
     view = View(
-        gr.Textbox("", visible="hidden", label="run looked at", elem_id="selected-run"),
-        gr.Textbox("", visible="hidden", label="runs compared", elem_id="compared-runs"),
+        hidden_box("run looked at", "selected-run"),
+        hidden_box("runs compared", "compared-runs"),
         gr.Number(runs_list.PAGE, visible="hidden", label="rows shown"),
-        gr.Textbox("", visible="hidden", label="state last drawn"),
-        gr.Textbox("", visible="hidden", label="list last drawn"),
+        hidden_box("state last drawn"),
+        hidden_box("list last drawn"),
         query,
     )
     return view, listing, _build_trash()

@@ -19,6 +19,7 @@ from studio.ui import markup
 from studio.ui.form import FAMILY_GROUP, Form
 from studio.ui.guard import guarded
 from studio.ui.help import all_help
+from studio.ui.hidden import hidden_box
 from studio.ui.lazy import current_page
 
 CHANGED = " (changed)"
@@ -127,7 +128,7 @@ def wire(start: StartFrom, load: gr.UploadButton, kept: gr.BrowserState) -> None
     start.preset.input(guarded(fill_from_preset), start.preset, **quiet)
     load.upload(guarded(fill_from_file), load, **quiet)
     # In two steps: gradio's client works through every output of an event that a page waits for, and a first visit has nothing to put back.
-    found = gr.Textbox("", visible="hidden", label="the browser kept a form")
+    found = hidden_box("the browser kept a form")
     current_page().load(lambda typed: "yes" if typed else "", kept, found, show_progress="hidden")
     found.change(guarded(restore), kept, **quiet)
 

@@ -24,6 +24,7 @@ from studio.ui import calibration, data_panel, markup, plan_panel, spec_view, st
 from studio.ui.family_cards import KEEP_OPEN
 from studio.ui.form import FAMILY_GROUP, Form
 from studio.ui.guard import guarded
+from studio.ui.hidden import hidden_box
 from studio.ui.start_from import PRESET, StartFrom, mark_changed
 from studio.ui.studio import Studio
 
@@ -57,7 +58,7 @@ def build(studio: Studio) -> TrainTab:
         with gr.Column(scale=7, min_width=360):
             _model_section(studio, form)
             data = _data_section(studio, form)
-            prompts_for = gr.Textbox("", visible="hidden", label="sample prompts wanted for")
+            prompts_for = hidden_box("sample prompts wanted for")
             groups, calibrate = _method_section(form)
             _training_section(form)
         with gr.Column(scale=5, min_width=340, elem_classes="consequence"):
@@ -71,7 +72,7 @@ def build(studio: Studio) -> TrainTab:
         line = gr.HTML(verdict, elem_id="verdict", padding=False)
         train = gr.Button("Train", variant="primary", size="lg", elem_id="train-button")
     toasts.build()
-    started = gr.Textbox("", visible="hidden", label="run just started")
+    started = hidden_box("run just started")
     kept = gr.BrowserState({}, storage_key="peft-studio-form", secret="peft-studio")
     origin = StartFrom(form, groups, preset, imported, data.followed, prompts_for)
     start_from.wire(origin, load, kept)

@@ -1,11 +1,14 @@
 """How soon the studio's page can be used, beside a bare gradio page on the same machine; and what the studio's process takes.
 
+Between the two stands a page with one of each kind of component that the studio's first tab has: what gradio's client takes to load
+those, before anything is in them.
+
     python tests/benchmarks/page.py [--rounds 7] [--json]
 
-Both servers run at once; pages are opened in turn in fresh browser contexts, each timed from the request until its button can be
+All servers run at once; pages are opened in turn in fresh browser contexts, each timed from the request until its button can be
 pressed: it is drawn, enabled, has stood still for two frames, and a click at its middle would reach it. The page itself looks at
 every frame; asking from outside would not do, since Playwright looks for an element it did not find after 20, 50, 100, 100 and then
-500 ms only, so that its answers come in steps of half a second. Prints both medians, their ratio, the server's resident memory after
+500 ms only, so that its answers come in steps of half a second. Prints the medians, their ratios, the server's resident memory after
 the visits, and whether it has loaded torch.
 """
 
@@ -51,8 +54,15 @@ with gr.Blocks(analytics_enabled=False) as page:
     text = gr.Textbox(label="Name")
     button = gr.Button("Train", elem_id="train-button")
     button.click(lambda value: value, text, text)
+    if sys.argv[2] == "kinds":
+        gr.Dropdown(["one"]), gr.Checkbox(), gr.Number(), gr.Radio(["one"]), gr.UploadButton(), gr.HTML("text"), gr.BrowserState("")
+        with gr.Row(), gr.Column(), gr.Group(), gr.Accordion(open=False):
+            gr.HTML("text")
+        with gr.Tabs(), gr.Tab("one"):
+            gr.HTML("text")
 page.launch(server_port=int(sys.argv[1]), ssr_mode=False, quiet=True)
 """
+"""A text box and a button; or with them one of each kind of component that the studio's first tab has, and nothing else."""
 
 
 def free_port() -> int:
@@ -85,11 +95,11 @@ def time_page(browser: Browser, url: str) -> float:
 
 def measure(rounds: int) -> dict[str, float | bool]:
     home = Path(tempfile.mkdtemp(prefix="page-benchmark-"))
-    bare_port, studio_port = free_port(), free_port()
-    bare = subprocess.Popen([sys.executable, "-c", BARE, str(bare_port)], cwd=home)
-    command = [sys.executable, "-m", "studio", "serve", "--no-browser", "--port", str(studio_port), "--home", str(home)]
-    studio = subprocess.Popen(command, cwd=REPOSITORY)
-    urls = {"bare": f"http://127.0.0.1:{bare_port}", "studio": f"http://127.0.0.1:{studio_port}"}
+    ports = {name: free_port() for name in ("bare", "kinds", "studio")}
+    servers = {name: subprocess.Popen([sys.executable, "-c", BARE, str(ports[name]), name], cwd=home) for name in ("bare", "kinds")}
+    command = [sys.executable, "-m", "studio", "serve", "--no-browser", "--port", str(ports["studio"]), "--home", str(home)]
+    servers["studio"] = subprocess.Popen(command, cwd=REPOSITORY)
+    urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     try:
         for url in urls.values():
             wait_for(url)
@@ -102,17 +112,19 @@ def measure(rounds: int) -> dict[str, float | bool]:
                     if number:  # the first visit of each warms the server
                         times[name].append(seconds)
             browser.close()
-        process = psutil.Process(studio.pid)
+        process = psutil.Process(servers["studio"].pid)
         medians = {name: statistics.median(values) for name, values in times.items()}
         return {
             "bare_s": round(medians["bare"], 3),
+            "kinds_s": round(medians["kinds"], 3),
             "studio_s": round(medians["studio"], 3),
             "vs_bare": round(medians["studio"] / medians["bare"], 3),
+            "kinds_vs_bare": round(medians["kinds"] / medians["bare"], 3),
             "server_mb": round(process.memory_info().rss / 1e6, 1),
             "loads_torch": any("libtorch" in region.path for region in process.memory_maps()),
         }
     finally:
-        for server in (bare, studio):
+        for server in servers.values():
             server.terminate()
             server.wait(30)
         shutil.rmtree(home, ignore_errors=True)
@@ -128,6 +140,7 @@ def main() -> None:
         print(json.dumps(figures))
         return
     print(f"bare gradio page  {figures['bare_s']:.3f} s until its button can be pressed (median of {options.rounds})")
+    print(f"one of each kind  {figures['kinds_s']:.3f} s: {figures['kinds_vs_bare']:.2f} times the bare page")
     print(f"studio            {figures['studio_s']:.3f} s: {figures['vs_bare']:.2f} times the bare page")
     print(f"studio's process  {figures['server_mb']:.0f} MB resident, torch {'loaded' if figures['loads_torch'] else 'not loaded'}")
 
