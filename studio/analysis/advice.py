@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from studio.analysis.spectrum import AdapterSpectrum, ModuleSpectrum
+from studio.core.units import show_percent
 
 MANY = 0.75
 FULL = 0.85
@@ -40,12 +41,12 @@ def _on_rank(changed: list[ModuleSpectrum]) -> list[Advice]:
     enough = needed[min(len(needed) - 1, int(MANY * len(needed)))]
     used = median(module.ranks.effective_rank / len(module.singular_values) for module in changed)
     numbers = {"r": float(r), "directions_for_90_percent": float(enough), "median_effective_share": used}
-    evidence = f"In {MANY:.0%} of {len(changed)} modules, {enough} of {r} directions hold 90 % of the update's energy."
+    evidence = f"In {show_percent(MANY)} of {len(changed)} modules, {enough} of {r} directions hold 90 % of the update's energy."
     smaller = next((power for power in (1, 2, 4, 8, 16, 32, 64, 128) if power >= enough), enough)
     if smaller < r:
         return [Advice(f"r = {smaller} may be enough. Train it to see whether the loss stays.", evidence, numbers)]
     if used >= FULL:
-        also = f"{evidence} Half of the modules use at least {used:.0%} of their directions evenly."
+        also = f"{evidence} Half of the modules use at least {show_percent(used)} of their directions evenly."
         return [
             Advice(f"All {r} directions are in use: r = {2 * r} may learn more. Train it to see whether the loss falls.", also, numbers)
         ]
@@ -61,5 +62,6 @@ def _on_targets(changed: list[ModuleSpectrum]) -> list[Advice]:
     share, fair = largest / total, 1 / len(energy)
     if len(energy) < 2 or share < 2 * fair:
         return []
-    evidence = f"{name} carries {share:.0%} of the squared norm of all updates; an even split over {len(energy)} kinds would be {fair:.0%}."
+    evidence = f"{name} carries {show_percent(share)} of the squared norm of all updates; "
+    evidence += f"an even split over {len(energy)} kinds would be {show_percent(fair)}."
     return [Advice(f"Most of the change is in {name}: a higher rank may pay off there first.", evidence, {"share": share, "even": fair})]

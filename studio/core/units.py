@@ -35,6 +35,11 @@ def show_duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def show_percent(share: float) -> str:
+    """0.754 -> '75 %'."""
+    return f"{100 * share:.0f} %"
+
+
 def show_share(part: float, whole: float) -> str:
     """The share as a percentage with three significant digits: '0.0689 %'."""
     return f"{100 * part / whole:.3g} %" if whole else "0 %"

@@ -12,6 +12,7 @@ from typing import Literal
 
 from studio.core.files import append_line, read_lines
 from studio.core.paths import RunPaths
+from studio.core.units import show_percent
 
 Verdict = Literal["better", "worse", "tie"]
 Z_95 = 1.959963984540054
@@ -33,8 +34,8 @@ class Tally:
         counts = f"{self.better} better, {self.worse} worse, {self.tie} tied"
         if not decided:
             return f"{counts}."
-        share = self.better / decided
-        return f"{counts}: better in {share:.0%} of decided votes (95 % interval {self.low:.0%} to {self.high:.0%})."
+        share, low, high = (show_percent(value) for value in (self.better / decided, self.low, self.high))
+        return f"{counts}: better in {share} of decided votes (95 % interval {low} to {high})."
 
 
 def add_vote(paths: RunPaths, verdict: Verdict, prompt: str, blind: bool) -> Tally:

@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from studio.core.errors import PlayError
+from studio.core.units import show_percent
 from studio.ui import markup
 from studio.ui.code_view import show_text
 from studio.ui.conversation import BASE, Conversation, Pane
@@ -92,7 +93,7 @@ def _token_html(token: Mapping[str, Any], pane: str) -> str:
     base, other = token["panes"][BASE], token["panes"][pane]
     lines = [f"log-probability: base {base['logprob']:.2f}" + (f", beside it {other['logprob']:.2f}" if pane != BASE else "")]
     for name, side in (("base", base), *((("beside it", other),) if pane != BASE else ())):
-        lines.append(f"{name}: " + ", ".join(f"{text!r} {share:.0%}" for text, share in side["top"]))
+        lines.append(f"{name}: " + ", ".join(f"{text!r} {show_percent(share)}" for text, share in side["top"]))
     mark = ' class="parts"' if pane != BASE and _parts(token, pane) else ""
     style = _colour(other["logprob"] - base["logprob"])
     return f'<span{mark} style="{style}" title="{markup.escape(chr(10).join(lines))}">{show_text(token["text"])}</span>'

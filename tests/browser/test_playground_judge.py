@@ -93,8 +93,8 @@ def test_votes_by_eye_and_blind_are_tallied_with_their_interval_and_each_counts_
     turn = short.ask(FIRST)
     turn.get_by_role("button", name="tuned is better").click()
     low, high = wilson_interval(1, 1)
-    interval = f"(95 % interval {low:.0%} to {high:.0%})"
-    expect(turn.locator(".verdict")).to_contain_text(f"1 better, 0 worse, 0 tied: better in 100% of decided votes {interval}")
+    interval = f"(95 % interval {100 * low:.0f} % to {100 * high:.0f} %)"
+    expect(turn.locator(".verdict")).to_contain_text(f"1 better, 0 worse, 0 tied: better in 100 % of decided votes {interval}")
     expect(turn.get_by_role("button", name="is better")).to_have_count(0)
 
     short.page.get_by_label("Blind: hide and shuffle").check()
@@ -115,8 +115,9 @@ def test_votes_by_eye_and_blind_are_tallied_with_their_interval_and_each_counts_
     assert [vote["blind"] for vote in votes] == [False] + [True] * (count - 1)
     better = sum(vote["verdict"] == "better" for vote in votes)
     low, high = wilson_interval(better, count)
-    expect(turn.locator(".verdict")).to_contain_text(f"{better} better, {count - better} worse, 0 tied: better in {better / count:.0%}")
-    expect(turn.locator(".verdict")).to_contain_text(f"(95 % interval {low:.0%} to {high:.0%})")
+    share = 100 * better / count
+    expect(turn.locator(".verdict")).to_contain_text(f"{better} better, {count - better} worse, 0 tied: better in {share:.0f} %")
+    expect(turn.locator(".verdict")).to_contain_text(f"(95 % interval {100 * low:.0f} % to {100 * high:.0f} %)")
     turn = short.ask("Return the largest value.")
     turn.get_by_role("button", name="Tie").click()
     expect(turn.locator(".verdict")).to_contain_text(f"{count - better} worse, 1 tied")

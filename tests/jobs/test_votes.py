@@ -21,4 +21,4 @@ def test_votes_add_up_and_ties_decide_nothing(tmp_path):
     for verdict in ("better", "tie", "better", "worse"):
         tally = add_vote(paths, verdict, "q", blind=True)
     assert (tally.better, tally.worse, tally.tie) == (2, 1, 1)
-    assert "better in 67% of decided votes (95 % interval 21% to 94%)" in tally.summary
+    assert "better in 67 % of decided votes (95 % interval 21 % to 94 %)" in tally.summary
