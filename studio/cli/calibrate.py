@@ -24,7 +24,7 @@ def add_verbs(verbs: Any) -> None:
     )  # fmt: skip
     verb.add_argument("model", metavar="MODEL", help="a name from the list, a hub id, a folder or a GGUF file")
     verb.add_argument("--data", default=DataSpec().source, help="dataset whose training rows are read; the starter's when left out")
-    verb.add_argument("--rows", type=int, default=128, help="how many of them, at most")
+    verb.add_argument("--rows", type=int, default=256, help="how many of them, at most (256)")
     verb.add_argument("--out", default="", help="where to; among the home's models when left out. Nothing is overwritten")
     verb.add_argument("--json", action="store_true", help="one JSON object as the last line")
     verb.set_defaults(verb=run_calibrate)

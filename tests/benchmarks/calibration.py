@@ -2,7 +2,7 @@
 
     python tests/benchmarks/calibration.py --home FOLDER [--tokens 5000] [--train] [--rows 96] [--held-out 32] [--seeds 1] [--json]
 
-Calibrates the starter model on 128 training pairs, once; FOLDER keeps the result. Held-out loss is nats per answer token of the base as
+Calibrates the starter model on 256 training pairs, once; FOLDER keeps the result. Held-out loss is nats per answer token of the base as
 a run loads it, without training, on the pairs of nf4_loss.py. So that it is seen what rounding for one kind of text does to another,
 also nats per token on prose: the Python reference that comes with Python (pydoc_data), which calibration has not seen. With --train
 every seed trains LoRA, QLoRA and QLoRA on the calibrated base with the settings of evidence.py, whose runs in FOLDER are used again.
