@@ -10,11 +10,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 from statistics import median
 
-from studio.analysis.spectrum import AdapterSpectrum, ModuleSpectrum
+from studio.analysis.spectrum import ENERGY_SHARE, AdapterSpectrum, ModuleSpectrum
 from studio.core.units import show_percent
 
 MANY = 0.75
 FULL = 0.85
+NEARLY_ALL = 0.8
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,32 @@ def _on_rank(changed: list[ModuleSpectrum]) -> list[Advice]:
     r = round(median(module.r for module in changed))
     needed = sorted(module.ranks.energy_rank for module in changed)
     enough = needed[min(len(needed) - 1, int(MANY * len(needed)))]
+    least = needed[int((1 - MANY) * len(needed))]
     used = median(module.ranks.effective_rank / len(module.singular_values) for module in changed)
-    numbers = {"r": float(r), "directions_for_90_percent": float(enough), "median_effective_share": used}
-    evidence = f"In {show_percent(MANY)} of {len(changed)} modules, {enough} of {r} directions hold 90 % of the update's energy."
+    above = median(module.rank_above_noise for module in changed)
+    numbers = {
+        "r": float(r),
+        "directions_for_90_percent": float(enough),
+        "median_effective_share": used,
+        "median_above_noise": float(above),
+    }
+    share = show_percent(ENERGY_SHARE)
+    noise = f"{above:g} of {r} are above noise in the median module."
+    evidence = f"In {show_percent(MANY)} of the modules at most {enough} of {r} directions hold {share} of the update's energy; {noise}"
     smaller = next((power for power in (1, 2, 4, 8, 16, 32, 64, 128) if power >= enough), enough)
     if smaller < r:
         return [Advice(f"r = {smaller} may be enough. Train it to see whether the loss stays.", evidence, numbers)]
-    if used >= FULL:
-        also = f"{evidence} Half of the modules use at least {show_percent(used)} of their directions evenly."
-        return [
-            Advice(f"All {r} directions are in use: r = {2 * r} may learn more. Train it to see whether the loss falls.", also, numbers)
-        ]
+    if used >= FULL and least >= NEARLY_ALL * r:
+        more = f"r = {2 * r} may learn more. Train it to see whether the loss falls."
+        also = f"In {show_percent(MANY)} of the modules at least {least} of {r} directions are needed for {share} of the update's energy; "
+        if above == 0:
+            # The floor rises above values that are all alike, so here it cannot tell a full update from noise.
+            also += "none stands out above the others in the median module, as in an update that is full, or is noise."
+            begin = f"All {r} directions are used alike" if r > 1 else "The one direction is in use"
+            return [Advice(f"{begin}: {more}", also, numbers)]
+        # One value is always left below the floor, so that of few directions all but one are nearly all.
+        if above >= min(NEARLY_ALL * r, r - 1):
+            return [Advice(f"Nearly all {r} directions are in use: {more}", also + noise, numbers)]
     return [Advice(f"r = {r} looks about right.", evidence, numbers)]
 
 
@@ -64,4 +80,5 @@ def _on_targets(changed: list[ModuleSpectrum]) -> list[Advice]:
         return []
     evidence = f"{name} carries {show_percent(share)} of the squared norm of all updates; "
     evidence += f"an even split over {len(energy)} kinds would be {show_percent(fair)}."
-    return [Advice(f"Most of the change is in {name}: a higher rank may pay off there first.", evidence, {"share": share, "even": fair})]
+    hypothesis = f"The largest share of the change is in {name}: a higher rank may pay off there first."
+    return [Advice(hypothesis, evidence, {"share": share, "even": fair})]

@@ -143,11 +143,18 @@ def _bin_codes() -> np.ndarray:
 
 
 def double_quantize(absmax: np.ndarray, offset: float | None = None) -> DoubleQuantized:
-    """Store block maxima in 8 bits. `offset` is the mean to take off; by default it is computed. All float32."""
+    """Store block maxima in 8 bits. `offset` is the mean to take off; by default it is computed. All float32.
+
+    Where what is left of them is too small to divide by, it is taken as zero: all that comes back is the mean.
+    """
     mean = np.float32(np.mean(absmax, dtype=np.float64) if offset is None else offset)
     centred = absmax.astype(np.float32) - mean
     maxima = block_absmax(np.abs(centred), SECOND_BLOCK_SIZE)
-    reciprocal = np.float32(1) / np.where(maxima == 0, np.float32(1), maxima)
+    with np.errstate(divide="ignore", over="ignore"):
+        reciprocal = np.float32(1) / maxima
+    # SMALLEST_DIVISOR would be too large: bitsandbytes divides by all maxima whose reciprocal is finite, down to about 3e-39.
+    too_small = np.isinf(reciprocal)
+    maxima, reciprocal = np.where(too_small, np.float32(0), maxima), np.where(too_small, np.float32(1), reciprocal)
     normalised = centred * np.repeat(reciprocal, SECOND_BLOCK_SIZE)[: centred.size]
     codes = _bin_codes()[((normalised + np.float32(1)) * _BINS_HALF + np.float32(0.5)).astype(np.int32)]
     codes[np.repeat(maxima == 0, SECOND_BLOCK_SIZE)[: centred.size]] = 0

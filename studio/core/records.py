@@ -5,6 +5,7 @@ A metrics line is one StepRecord; result.json is one RunResult. Both are written
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from typing import Any
@@ -74,6 +75,20 @@ class StepRecord:
         """Unknown keys are passed over, so that an older studio reads a newer run; so are values that are no numbers."""
         known = {f.name: data[f.name] for f in fields(cls) if is_number(data.get(f.name))}
         return cls(**{**known, "step": whole(data.get("step"))})
+
+
+def losses_around(evaluations: Iterable[tuple[int, float]]) -> tuple[float | None, float | None]:
+    """Held-out loss before the first step and at the last evaluation after it, of (step, loss) in the order measured.
+
+    None where there was no such evaluation: a run that was stopped early has only the one before, which says nothing of its training.
+    """
+    before = after = None
+    for step, loss in evaluations:
+        if step > 0:
+            after = loss
+        else:
+            before = loss
+    return before, after
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from studio.core.errors import DataError
+from studio.core.files import is_unicode
 from studio.core.spec import DataSpec
 
 ROLES: dict[str, tuple[str, ...]] = {
@@ -109,7 +110,9 @@ def parse_turns(value: Any) -> Any:
     """A list of turns out of a cell: CSV and some Parquet files hold it as JSON text. Anything else comes back unchanged."""
     if isinstance(value, str) and value.lstrip()[:1] == "[":
         try:
-            return json.loads(value)
+            turns = json.loads(value)
+            # An escape can leave half of a character, such as U+D800, which no tokenizer takes.
+            return value if "\\u" in value and not is_unicode(json.dumps(turns, ensure_ascii=False)) else turns
         except (ValueError, RecursionError):
             return value
     return value

@@ -1,7 +1,8 @@
 """A row in any of the four forms -> one Example: a conversation or a plain text, as the model is to see it.
 
 Texts are kept exactly as they stand: leading spaces of code mean something. Alpaca's instruction and input become one user turn, a blank
-line between them. ShareGPT's names of speakers become roles. Turns after the last answer are left out, nothing would be learnt from them.
+line between them. ShareGPT's names of speakers become roles. Turns after the last answer are left out, nothing would be learnt from them,
+and so are answers before the first question: many chat templates refuse a conversation that begins with one.
 
 Does not know: the model, its chat template and tokens (studio.models.chat), nor other rows (load.py).
 """
@@ -9,6 +10,7 @@ Does not know: the model, its chat template and tokens (studio.models.chat), nor
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import dropwhile, takewhile
 from typing import Any
 
 from studio.core.errors import DataError
@@ -122,7 +124,10 @@ def _content(turn: dict[str, Any], where: str) -> str:
 
 
 def _clean(turns: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The turns up to the last answer; nothing where an answer or the first question is blank."""
+    """The turns from the first question to the last answer, system turns before them; nothing where one of these two is missing or blank,
+    or another answer is blank."""
+    system = list(takewhile(lambda turn: turn["role"] == "system", turns))
+    turns = system + list(dropwhile(lambda turn: turn["role"] == "assistant", turns[len(system) :]))
     while turns and turns[-1]["role"] != "assistant":
         turns = turns[:-1]
     spoken = [turn for turn in turns if turn["role"] != "system"]

@@ -176,10 +176,11 @@ def _read_json(file: Path) -> Iterator[tuple[int, Any]]:
 
 def _holds_lines(file: Path) -> bool:
     with file.open("rb") as lines:
-        first = lines.readline(MAX_LINE_BYTES).strip()
-        more = lines.readline(MAX_LINE_BYTES).strip()
+        blocks = (block.removeprefix(codecs.BOM_UTF8).strip() for block in iter(lambda: lines.readline(MAX_LINE_BYTES), b""))
+        filled = filter(None, blocks)  # blank lines may stand first and between
+        first, more = next(filled, b""), next(filled, b"")
     try:
-        return more[:1] == b"{" and isinstance(json.loads(first.decode("utf-8-sig")), dict)
+        return more[:1] == b"{" and isinstance(json.loads(first.decode()), dict)
     except (ValueError, RecursionError):
         return False
 
@@ -228,8 +229,26 @@ def _read_parquet(file: Path) -> Iterator[tuple[int, Any]]:
         with pyarrow.parquet.ParquetFile(file) as table:
             line = 0
             for batch in table.iter_batches(batch_size=PARQUET_BATCH):
-                for values in batch.to_pylist():
+                for values in _batch_rows(batch, file):
                     line += 1
                     yield line, values
     except pyarrow.ArrowException as error:
         raise DataError(f"{file.name} is not a readable Parquet file: {error}", "Write it anew, or convert it to JSON lines.") from error
+
+
+def _batch_rows(batch: Any, file: Path) -> list[dict[str, Any]]:
+    """The rows of a batch of Parquet. Where Python has no value for a time, such as one after the year 9999, times become text: the
+    column may not even be used. Raises DataError where such a time is inside a list or an object."""
+    import pyarrow
+
+    try:
+        return batch.to_pylist()
+    except OverflowError:
+        pass
+    columns: dict[str, list[Any]] = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            columns[name] = (column.cast(pyarrow.string()) if pyarrow.types.is_temporal(column.type) else column).to_pylist()
+        except (OverflowError, pyarrow.ArrowException) as error:
+            raise DataError(f"{file.name} holds a time out of range in {name}.", "Leave that column out, or save it as text.") from error
+    return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]

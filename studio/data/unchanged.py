@@ -35,6 +35,9 @@ def require_same_data(home: StudioHome, spec: DataSpec, run: RunPaths) -> None:
 
 
 def _changed_since(path: Path, moment_ns: int) -> bool:
-    """Whether a file at the path was written, or put into its place, after that moment. A large file is read only where this says so."""
-    stats = [file.stat() for files in find_files(path).values() for file in files]
+    """Whether a file at the path was written, put into its place or taken away after that moment. Only then is a large file read."""
+    files = [file for files in find_files(path).values() for file in files]
+    # A file deleted or renamed leaves its mark on the folder it was in, not on the files that remain.
+    folders = [path, *(place for place in path.resolve().rglob("*") if place.is_dir())] if path.is_dir() else []
+    stats = [place.stat() for place in (*files, *folders)]
     return any(max(stat.st_mtime_ns, stat.st_ctime_ns) > moment_ns for stat in stats)

@@ -74,9 +74,8 @@ def _results(source: ExportSource) -> str:
     if result is None:
         return "The run has not ended."
     rows = []
-    if result.eval_loss_before is not None and result.eval_loss_after is not None:
-        change = f" ({100 * (result.eval_loss_after / result.eval_loss_before - 1):+.1f} %)" if result.eval_loss_before else ""
-        rows.append(("Held-out loss, nats per token", f"{result.eval_loss_before:.4f} before, {result.eval_loss_after:.4f} after{change}"))
+    if result.eval_loss_before is not None:
+        rows.append(("Held-out loss, nats per token", _losses(result.eval_loss_before, result.eval_loss_after)))
     share = show_share(result.trainable_parameters, result.total_parameters)
     rows += [
         ("Trained parameters", f"{result.trainable_parameters:,} of {show_count(result.total_parameters)} ({share})"),
@@ -85,6 +84,13 @@ def _results(source: ExportSource) -> str:
         ("Adapter on disk", show_bytes(result.adapter_bytes)),
     ]
     return _table(rows)
+
+
+def _losses(before: float, after: float | None) -> str:
+    if after is None:  # stopped before the first evaluation after a step
+        return f"{before:.4f} before, not measured since training began"
+    change = f" ({100 * (after / before - 1):+.1f} %)" if before else ""
+    return f"{before:.4f} before, {after:.4f} after{change}"
 
 
 def _training(source: ExportSource) -> str:

@@ -18,7 +18,7 @@ import orjson
 
 from studio.core.files import read_lines
 from studio.core.paths import RunPaths
-from studio.core.records import StepRecord
+from studio.core.records import StepRecord, is_number, losses_around
 
 COLUMNS = ("step", "epoch", "loss", "eval_loss", "learning_rate", "grad_norm", "tokens", "tokens_per_s", "memory_bytes", "seconds")
 WHOLE = {"step", "tokens", "memory_bytes"}
@@ -187,6 +187,13 @@ def last_value(path: Path, name: str) -> float | None:
         if isinstance(value, (int, float)):
             return float(value)
     return None
+
+
+def read_losses_around(path: Path) -> tuple[float | None, float | None]:
+    """Held-out loss before the first step and at the last evaluation, None where there was none. Only lines that name one are parsed."""
+    lines = _parse([line for line in _read_block(path, 0)[0] if b'"eval_loss"' in line])
+    evaluations = (line for line in lines if _is_step(line) and is_number(line.get("eval_loss")))
+    return losses_around((line["step"], float(line["eval_loss"])) for line in evaluations)
 
 
 def sparkline(path: Path, points: int = SPARK_POINTS) -> tuple[float, ...]:

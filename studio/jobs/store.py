@@ -20,7 +20,7 @@ from studio.core.files import read_json, read_tail
 from studio.core.paths import RUN_ID, RunPaths, StudioHome
 from studio.core.records import Progress, RunNotes, RunResult, RunStatus, is_number, whole
 from studio.core.spec import RunSpec
-from studio.jobs.metrics import last_value, sparkline
+from studio.jobs.metrics import last_value, read_losses_around, sparkline
 from studio.jobs.process import ProcessIdentity, find_process
 
 PLAN_FIELDS: dict[str, Callable[[Any], bool]] = dict.fromkeys(("memory_bytes", "trainable_parameters", "total_parameters"), is_number)
@@ -134,13 +134,18 @@ def read_progress(paths: RunPaths) -> Progress:
     return Progress(str(data.get("phase", "")), *counts, data["seconds"] if is_number(data.get("seconds")) else None)
 
 
+def _read_progress_now(paths: RunPaths, status: RunStatus) -> Progress:
+    """As read_progress; nothing yet of a run at work whose process has not said how far it is, for what it says is of before it went on."""
+    is_old = status.is_active and _modified_ns(paths.progress) < _modified_ns(paths.process)
+    return Progress("") if is_old else read_progress(paths)
+
+
 def _read_seconds(paths: RunPaths, status: RunStatus, progress: Progress, result: RunResult | None) -> float:
     """How long the run has trained; of one at work up to this moment, for its files may be a long step old."""
     if result is not None and result.seconds:
         return result.seconds
-    written = _modified_ns(paths.progress)
-    if status.is_active and progress.seconds is not None and written >= _modified_ns(paths.process):  # not that of before a resumption
-        return progress.seconds + max(0.0, time.time() - written / 1e9)
+    if status.is_active and progress.seconds is not None:
+        return progress.seconds + max(0.0, time.time() - _modified_ns(paths.progress) / 1e9)
     return last_value(paths.metrics, "seconds") or 0.0
 
 
@@ -180,7 +185,8 @@ def read_run(home: StudioHome, run_id: str) -> RunRecord:
     environment, is_environment = _read_known(paths.environment, ENVIRONMENT_FIELDS)
     plan, is_plan = _read_known(paths.plan, PLAN_FIELDS)
     damaged = [path.name for path, is_right in ((paths.environment, is_environment), (paths.plan, is_plan)) if not is_right]
-    status, progress, result = read_status(paths), read_progress(paths), read_result(paths)
+    status, result = read_status(paths), read_result(paths)
+    progress = _read_progress_now(paths, status)
     return RunRecord(
         paths, read_spec_of(paths), status, read_created(paths), progress, read_notes(paths), result, environment, plan,
         _read_seconds(paths, status, progress, result), tuple(damaged),
@@ -227,8 +233,10 @@ _summaries = _SummaryCache()
 def _summarize(paths: RunPaths) -> RunSummary:
     settings = read_json(paths.spec)
     spec = settings or {}
-    notes, progress, result = read_notes(paths), read_progress(paths), read_result(paths)
+    notes, result = read_notes(paths), read_result(paths)
     status = result.status if result else read_status(paths)
+    progress = _read_progress_now(paths, status)
+    before, after = (result.eval_loss_before, result.eval_loss_after) if result else read_losses_around(paths.metrics)
     return RunSummary(
         id=paths.id,
         name=notes.name or str(spec.get("name") or paths.id),
@@ -240,8 +248,8 @@ def _summarize(paths: RunPaths) -> RunSummary:
         steps=result.steps if result and result.steps else progress.step,
         total_steps=progress.total_steps,
         loss=last_value(paths.metrics, "loss"),
-        eval_loss_before=result.eval_loss_before if result else None,
-        eval_loss_after=result.eval_loss_after if result else last_value(paths.metrics, "eval_loss"),
+        eval_loss_before=before,
+        eval_loss_after=after,
         seconds=_read_seconds(paths, status, progress, result),
         trainable_parameters=result.trainable_parameters if result else 0,
         peak_memory_bytes=result.peak_memory_bytes if result else 0,

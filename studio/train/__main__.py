@@ -16,7 +16,7 @@ from pathlib import Path
 from studio.core.errors import RunError, StudioError
 from studio.core.files import read_json, read_lines, write_json
 from studio.core.paths import RunPaths, StudioHome
-from studio.core.records import RunResult, RunStatus, StepRecord
+from studio.core.records import RunResult, RunStatus, StepRecord, losses_around
 from studio.core.spec import RunSpec
 from studio.train.process import Place, claim_run, keep_few_primitives, stop_on_signal, wait_asleep
 
@@ -77,13 +77,13 @@ def work(paths: RunPaths, resume: Path | None, home: Path | None) -> RunResult:
 def failed(paths: RunPaths, error: StudioError, started: float) -> RunResult:
     """A failed run's result, with as much of its curve as was written."""
     records = [StepRecord.from_json(line) for line in read_lines(paths.metrics)[0]]
-    evaluations = [record.eval_loss for record in records if record.eval_loss is not None]
+    before, after = losses_around((record.step, record.eval_loss) for record in records if record.eval_loss is not None)
     last = records[-1] if records else StepRecord(0)
     return RunResult(
         status=RunStatus.FAILED,
         steps=last.step,
-        eval_loss_before=evaluations[0] if evaluations else None,
-        eval_loss_after=evaluations[-1] if len(evaluations) > 1 else None,
+        eval_loss_before=before,
+        eval_loss_after=after,
         tokens=int(last.tokens),
         seconds=round(last.seconds or time.monotonic() - started, 3),
         error=error.to_json(),

@@ -135,6 +135,8 @@ class Recorder(TrainerCallback):
             seconds=round(seconds, 3),
         )
         append_line(self.paths.metrics, record.to_json())
+        # The result's peak is the curve's too: the last line is of an evaluation, after the last step.
+        self.peak_memory_bytes = max(self.peak_memory_bytes, record.memory_bytes or 0)
         say(_line(record, state.max_steps))
         self.last_loss = record.loss if record.loss is not None else self.last_loss
         # Time spent evaluating and saving is not part of the speed of training.

@@ -17,9 +17,9 @@ import torch
 from transformers import TrainingArguments, set_seed
 
 from studio.core.errors import DataError, OutOfMemory, SetupError
-from studio.core.files import folder_bytes, read_lines, write_atomic, write_json
+from studio.core.files import folder_bytes, read_json, read_lines, write_atomic, write_json
 from studio.core.paths import RunPaths, StudioHome
-from studio.core.records import RunResult, RunStatus, StepRecord, whole
+from studio.core.records import RunResult, RunStatus, StepRecord, losses_around, whole
 from studio.core.spec import RunSpec
 from studio.data.counts import count_rows, describe_counts
 from studio.data.format import Encoded, encode_examples
@@ -181,8 +181,10 @@ def count_steps(rows: int, spec: RunSpec) -> int:
 
 
 def continue_curve(paths: RunPaths, recorder: Recorder, resume: Path | None) -> None:
-    """Begin the curve anew, or drop what it holds beyond the checkpoint, which is trained again, and remember what was evaluated."""
+    """Begin the curve anew, or drop what it holds beyond the checkpoint, which is trained again, and remember what was measured."""
     last = -1 if resume is None else checkpoint_step(resume)
+    if resume is not None:
+        recorder.peak_memory_bytes = read_peak(paths)
     for path in (paths.metrics, paths.samples):
         if path.exists():
             kept = [line for line in read_lines(path)[0] if last is not None and whole(line.get("step")) <= last]
@@ -193,6 +195,13 @@ def continue_curve(paths: RunPaths, recorder: Recorder, resume: Path | None) -> 
         recorder.seconds_before = max(recorder.seconds_before, record.seconds)
         if record.eval_loss is not None:
             recorder.eval_losses[record.step] = record.eval_loss
+
+
+def read_peak(paths: RunPaths) -> int:
+    """Bytes that the run held at most before it goes on: of the result that the resume put aside, and of its curve as a whole."""
+    result = (read_json(paths.resume) or {}).get("result")
+    known = whole(result.get("peak_memory_bytes")) if isinstance(result, dict) else 0
+    return max(known, *(whole(line.get("memory_bytes")) for line in read_lines(paths.metrics)[0]), 0)
 
 
 def run_engine(engine: Engine, resume: Path | None) -> None:
@@ -220,7 +229,7 @@ def finish(engine: Engine, recorder: Recorder, spec: RunSpec, paths: RunPaths) -
     """Save the adapter, the best one where that was asked for, and sum up."""
     recorder.progress.show("saving", engine.state.global_step, engine.state.max_steps)
     best = engine.state.best_global_step
-    after = recorder.eval_losses.get(max(recorder.eval_losses, default=0))
+    before, after = losses_around(sorted(recorder.eval_losses.items()))
     if spec.training.keep_best and best and best != engine.state.global_step and not recorder.stopped:
         folder = paths.checkpoints / f"step-{best:06d}"
         load_trainable(engine.model, folder)
@@ -232,7 +241,7 @@ def finish(engine: Engine, recorder: Recorder, spec: RunSpec, paths: RunPaths) -
     return RunResult(
         status=RunStatus.STOPPED if recorder.stopped else RunStatus.FINISHED,
         steps=engine.state.global_step,
-        eval_loss_before=recorder.eval_losses.get(0),
+        eval_loss_before=before,
         eval_loss_after=after,
         train_loss=recorder.last_loss,
         tokens=engine.tokens,

@@ -59,18 +59,19 @@ def wire(studio: Studio, form: Form, line: CalibrationLine) -> None:
         source, path = json.loads(made)
         return gr.update(choices=studio.model_choices(), **({"value": path} if chosen == source else {}))
 
-    done = line.go.click(guarded(calibrate), form.widgets, [line.told, line.made], show_progress="hidden", concurrency_limit=1)
+    done = line.go.click(guarded(calibrate), form.widgets, [line.told, line.made], show_progress="hidden", concurrency_limit=None)
     done.success(guarded(choose), [line.made, model], model, show_progress="hidden")
 
 
 def calibrated(studio: Studio, data: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What to show, and at the end the folder, else "". Errors: RunError while a run needs the memory; the worker's own."""
+    studio.refuse_while_calibrating()
     if any(run.status.is_active for run in store.list_runs(studio.home)):
         raise RunError("A run is training and needs the memory.", "Wait until it has ended, or stop it.")
-    studio.play.close()
     worker = Worker("studio.calibration", studio.home.root / "logs" / "calibration.log", arguments=["--home", str(studio.home.root)])
     studio.calibrating = True
     try:
+        studio.play.close()
         yield markup.waiting("Starting"), ""
         for event in worker.stream("calibrate", model=data.get("model"), data=data.get("data")):
             if event.name == "done":
@@ -82,8 +83,8 @@ def calibrated(studio: Studio, data: dict[str, Any]) -> Iterator[tuple[str, str]
         yield OFFER, ""  # no bar that stands still for ever; the toast says why
         raise
     finally:
-        studio.calibrating = False
         worker.close()
+        studio.calibrating = False
 
 
 def done_html(done: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from studio.core.files import read_lines
@@ -120,7 +121,9 @@ def _figures(record: RunRecord, records: Sequence[StepRecord]) -> str:
     if trainable:
         cells.append(markup.stat("trained", show_count(trainable), f"{show_share(trainable, total)} of {show_count(total)}"))
     if speeds:
-        cells.append(markup.stat("speed", f"{speeds[-1]:,.0f}", "tokens per second"))
+        # The last step of a run that is over may have waited for the machine, or be half a batch.
+        speed, note = (median(speeds), "median tokens per second") if record.status.is_over else (speeds[-1], "tokens per second")
+        cells.append(markup.stat("speed", f"{speed:,.0f}", note))
     peak = max(memory, result.peak_memory_bytes if result else 0)
     if peak:
         planned = plan.get("memory_bytes")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -127,7 +128,19 @@ def _turn(data: dict[str, Any]) -> Turn:
         counts = {key: int(answer.get(key) or 0) for key in ("tokens", "prompt_tokens")}
         answers[_text(pane)] = {"text": _text(answer["text"]), "stopped_by": str(answer.get("stopped_by", "")), **numbers, **counts,
                                 "blocks": [_block(block) for block in answer.get("blocks") or []]}  # fmt: skip
-    return Turn(_text(data["user"]), answers, dict(data.get("how") or {}), dict(data.get("runs") or {}), dict(data.get("vote") or {}))
+    return Turn(_text(data["user"]), answers, _how(data.get("how") or {}), dict(data.get("runs") or {}), dict(data.get("vote") or {}))
+
+
+_HOW: dict[str, Callable[[Any], Any]] = {
+    "passes": lambda value: [[_text(pane) for pane in panes] for panes in value], "order": lambda value: [_text(pane) for pane in value],
+    "strengths": lambda value: {_text(pane): _number(strength) for pane, strength in value.items()},
+    "copies": lambda value: {_text(pane): _text(held) for pane, held in value.items()}, "prompt_tokens": int, "seed": int,
+}  # fmt: skip
+"""Of how a turn was answered, what the page reads as more than a text or a yes."""
+
+
+def _how(data: dict[str, Any]) -> dict[str, Any]:
+    return {key: _HOW[key](value) if key in _HOW and value is not None else value for key, value in data.items()}
 
 
 def _block(data: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ The data worker reads it (it needs the tokenizer); this file only lays out its a
 from __future__ import annotations
 
 import json
+import time
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -50,26 +51,29 @@ def wire(studio: Studio, origin: StartFrom, panel: DataPanel) -> None:
     prompts = form.fields[SAMPLES]
     broken_rows = form.fields["data.broken_rows"].widget
 
-    def look(values: dict[Any, Any]) -> dict[Any, Any]:
+    def look(values: dict[Any, Any], leave_out: bool = False) -> dict[Any, Any]:
         data = form.spec_data(values)
         try:
             found = studio.data.call("preview", data=data["data"], model=data["model"], training=data["training"])
         except StudioError as error:  # in place of an older preview, which is of other data
             told = markup.notice(f"{error.message}\n{error.hint}".strip(), "bad", "The dataset could not be read.")
-            return {panel.view: told, panel.leave_out: HIDDEN, panel.found: ""}
-        kept = {"source": data["data"].get("source"), "prompts": found["held_out_prompts"]}
-        return {panel.view: preview_html(found), panel.leave_out: offer(found["problem"]), panel.found: json.dumps(kept)}
+            return {panel.view: told, panel.leave_out: HIDDEN, panel.found: looked_at(data, [], leave_out)}
+        kept = looked_at(data, found["held_out_prompts"], leave_out)
+        return {panel.view: preview_html(found), panel.leave_out: offer(found["problem"]), panel.found: kept}
 
     def settle(values: dict[Any, Any]) -> dict[Any, Any]:
         """A look takes minutes where the data come from afar; this is asked of the form as it stands at its end."""
         data, found = form.spec_data(values), json.loads(values[panel.found] or "null")
-        if found and found["source"] != data["data"].get("source"):
-            return {panel.view: "", panel.leave_out: HIDDEN}
-        taken = take_prompts(values[origin.prompts_for], data, found["prompts"]) if found else []
-        return {prompts.widget: prompts.show(taken), origin.prompts_for: ""} if taken else {panel.view: gr.skip()}
+        if not found:
+            return {panel.view: gr.skip()}
+        if found["source"] != data["data"].get("source"):
+            return {panel.view: "", panel.leave_out: HIDDEN, panel.found: ""}
+        taken = take_prompts(values[origin.prompts_for], data, found["prompts"])
+        updates = {prompts.widget: prompts.show(taken), origin.prompts_for: ""} if taken else {}
+        return {broken_rows: "leave_out" if found["leave_out"] else gr.skip(), **updates}
 
     def leave_out(values: dict[Any, Any]) -> dict[Any, Any]:
-        return {**look({**values, broken_rows: "leave_out"}), broken_rows: "leave_out"}
+        return look({**values, broken_rows: "leave_out"}, leave_out=True)
 
     def upload(path: str) -> tuple[dict[str, Any], str, str]:
         saved = str(studio.save_upload(path))
@@ -78,16 +82,22 @@ def wire(studio: Studio, origin: StartFrom, panel: DataPanel) -> None:
     shown = [panel.view, panel.leave_out, panel.found]
     together = {"concurrency_limit": 2, "concurrency_id": "data", "show_progress_on": panel.view}
     settled = {"inputs": {*form.widgets, origin.prompts_for, panel.found}, "show_progress": "hidden",
-               "outputs": [panel.view, panel.leave_out, prompts.widget, origin.prompts_for]}  # fmt: skip
+               "outputs": [*shown, broken_rows, prompts.widget, origin.prompts_for]}  # fmt: skip
     follow, follows = make_followers(origin)
     uploaded = panel.upload.upload(guarded(upload), panel.upload, [panel.source, panel.found, broken_rows]).then(follow, **follows)
     panel.look.click(guarded(look), form.widgets, shown, **together)
-    panel.leave_out.click(guarded(leave_out), form.widgets, [*shown, broken_rows], **together)
+    panel.leave_out.click(guarded(leave_out), form.widgets, shown, **together)
     uploaded.then(guarded(look), form.widgets, shown, **together)
-    panel.found.change(guarded(settle), **settled)
+    gr.on([panel.found.change, panel.source.change], guarded(settle), **settled)
     # Other data may be refused for other reasons than these: what was broken there is not left out here unasked.
     panel.source.input(lambda: ("", HIDDEN, "", "refuse"), None, [*shown, broken_rows], queue=False, show_progress="hidden")
     gr.on([panel.source.input, form.fields["model.id"].widget.input], follow, **follows)
+
+
+def looked_at(data: dict[str, Any], prompts: list[str], leave_out: bool) -> str:
+    """What a look leaves for `settle`: of which dataset it was, its prompts, and whether its broken rows are to be left out. The time makes
+    it another look even where all else is as before."""
+    return json.dumps({"source": data["data"].get("source"), "prompts": prompts, "leave_out": leave_out, "at": time.time()})
 
 
 def take_prompts(wanted_for: str, data: dict[str, Any], own: list[str]) -> list[str]:

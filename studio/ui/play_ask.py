@@ -63,20 +63,21 @@ def show_memory(loaded: Mapping[str, Any]) -> str:
 
 
 def refuse_while_training(studio: Studio) -> None:
-    """Raises PlayError while a run is at work: its memory is not to be shared."""
+    """Raises PlayError while a run is at work, RunError while a model is calibrated: the memory is not to be shared."""
+    studio.refuse_while_calibrating()
     active = next((run for run in store.list_runs(studio.home) if run.status.is_active), None)
     if active:
         raise PlayError(f"The run {active.name} is training and needs the memory.", "Wait until it has ended, or stop it under Runs.")
 
 
-def answer_turn(studio: Studio, ask: Ask, session: str) -> Iterator[Step]:
-    """Wait in line, then answer. The last step comes after the line was left: the page may ask again at once. Raises PlayError and
-    whatever loading the model or an adapter raises; nothing is changed then."""
+def answer_turn(studio: Studio, ask: Ask, session: str, kept: str = "") -> Iterator[Step]:
+    """Wait in line, then answer. `kept` is the conversation as the page holds it. The last step comes after the line was left: the page may
+    ask again at once. Raises PlayError and whatever loading the model or an adapter raises; nothing is changed then."""
     if not ask.user.strip():
         raise PlayError("The prompt is empty.", "Type what you would like to ask.")
     refuse_while_training(studio)
     last: Step | None = None
-    with studio.play_room.stand_in_line(session) as place:
+    with studio.play_room.stand_in_line(session, kept) as place:
         while ahead := studio.play_room.ahead(place):
             if place.stopped.is_set():
                 return
@@ -95,6 +96,8 @@ def answer_turn(studio: Studio, ask: Ask, session: str) -> Iterator[Step]:
             # The runner ends the play worker where it needs the memory; that is the better explanation.
             refuse_while_training(studio)
             raise
+        if kept and last is not None and last.conversation is not None:
+            studio.play_room.supersede(session, kept, last.conversation.to_json())
     if last is not None:
         yield last
 

@@ -58,6 +58,7 @@ class PlayForm(NamedTuple):
     unload: gr.Button
     kept: gr.Textbox
     editing: gr.Textbox
+    unedit: gr.Button
     thread: Any = None
     current: Any = None
     tools: Any = None
@@ -106,6 +107,7 @@ def build_form(studio: Studio) -> PlayForm:
     )  # fmt: skip
     memory = gr.HTML("", padding=False, elem_id="play-memory")
     prompt = gr.Textbox(EXAMPLE, label="Prompt", lines=5, max_lines=14, elem_id="prompt", info="Shift + Enter answers.")
+    unedit = gr.Button("Cancel the edit", size="sm", visible=False, elem_id="cancel-edit")
     with gr.Row():
         ask = gr.Button("Answer", variant="primary", elem_id="ask-button")
         stop = gr.Button("Stop", elem_id="stop-answer")
@@ -117,7 +119,8 @@ def build_form(studio: Studio) -> PlayForm:
         unload = gr.Button("Free the memory", size="sm", elem_id="free-memory")
     kept = hidden_box("conversation", "kept-conversation")
     editing = hidden_box("message being edited")
-    return PlayForm(model, quantization, beside, adapters, memory, prompt, ask, stop, *settings, new, export, bring, unload, kept, editing)
+    tools = new, export, bring, unload, kept, editing, unedit
+    return PlayForm(model, quantization, beside, adapters, memory, prompt, ask, stop, *settings, *tools)
 
 
 def _build_settings() -> tuple[Any, ...]:

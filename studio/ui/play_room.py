@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,8 @@ from studio.jobs.worker import Worker
 
 IDLE_S = 600.0
 LOOK_S = 20.0
+SUPERSEDED, PAGES = 4, 64
+"""So many of a page's last conversations are remembered as replaced, of so many pages."""
 
 
 class Place:
@@ -35,19 +38,31 @@ class PlayRoom:
         self.idle_s = idle_s
         self._line: list[Place] = []
         self._busy: set[str] = set()
+        self._superseded: OrderedDict[str, list[int]] = OrderedDict()
         self._calls = 0
         self._moved = threading.Condition()
         self._closed = threading.Event()
         self._watcher: threading.Thread | None = None
         self._loaded: tuple[int | None, dict[str, Any] | None] = (None, None)
 
+    def supersede(self, session: str, old: str, new: str) -> None:
+        """The page was given the conversation `new` in place of `old`: what it still asks of the old one came before it knew."""
+        if old and old != new:
+            with self._moved:
+                known = [text for text in self._superseded.pop(session, []) if text not in (hash(old), hash(new))]
+                self._superseded[session] = [*known, hash(old)][-SUPERSEDED:]
+                while len(self._superseded) > PAGES:
+                    self._superseded.popitem(last=False)
+
     @contextlib.contextmanager
-    def hold(self, session: str) -> Iterator[None]:
-        """The page's conversation for one change until the context ends: what ends later would undo what began meanwhile. Raises PlayError
-        while it is held already."""
+    def hold(self, session: str, kept: str = "") -> Iterator[None]:
+        """The page's conversation `kept` for one change until the context ends: what ends later would undo what began meanwhile. Raises
+        PlayError while it is held already, and where the page has been given a newer one since."""
         with self._moved:
             if session in self._busy:
                 raise PlayError("This page is busy with a question or a program.", "Wait until it has ended, or press Stop.")
+            if hash(kept) in self._superseded.get(session, ()):
+                raise PlayError("The conversation has changed since that click.", "Look at it as it is now, then click again.")
             self._busy.add(session)
         try:
             yield
@@ -56,10 +71,10 @@ class PlayRoom:
                 self._busy.discard(session)
 
     @contextlib.contextmanager
-    def stand_in_line(self, session: str) -> Iterator[Place]:
-        """A place at the end of the line until the context ends. Raises PlayError for a page that is busy."""
+    def stand_in_line(self, session: str, kept: str = "") -> Iterator[Place]:
+        """A place at the end of the line until the context ends. Raises PlayError as `hold` does."""
         place = Place(session)
-        with self.hold(session):
+        with self.hold(session, kept):
             with self._moved:
                 self._line.append(place)
                 self._watch()

@@ -66,9 +66,17 @@ def _wire_asking(studio: Studio, form: PlayForm, remembered: gr.BrowserState) ->
     acted = form.thread.submit(guarded(act), form.inputs, outputs, trigger_mode="multiple", **LINE)
     for event in (asked, acted):
         event.failure(guarded(lambda: ("", memory_now(studio))), None, [form.current, form.memory], **QUIET)
+    # As long as a message is being edited the page says so: Answer replaces it, and what came after it goes.
+    form.editing.change(editing_button, form.editing, form.unedit, queue=False, **QUIET)
+    form.unedit.click(lambda: ("", ""), None, [form.editing, form.prompt], queue=False, **QUIET)
     form.stop.click(stop, None, None, queue=False, **QUIET)
     # In the browser itself, whatever changed the conversation: an answer, a vote, a file brought in, a new beginning.
     form.kept.change(None, [form.kept, *form.settings], remembered, js=REMEMBER, **QUIET)
+
+
+def editing_button(index: str) -> dict[str, Any]:
+    """The button's update: shown with the number of the question that Answer would replace."""
+    return gr.update(visible=bool(index), value=f"Cancel the edit of question {int(index) + 1}" if index else "Cancel the edit")
 
 
 def _ask(studio: Studio, form: PlayForm, values: dict[Any, Any], session: str) -> Iterator[dict[Any, Any]]:
@@ -93,7 +101,7 @@ def _answer(
     yield {form.thread: thread, form.current: play_markup.loading_html(user), form.memory: memory_now(studio)}
     ended, held = False, None
     ask = Ask(user, conversation, sources, sampling, values[form.strength], order)
-    for step in answer_turn(studio, ask, session):
+    for step in answer_turn(studio, ask, session, values[form.kept]):
         shown: dict[Any, Any] = {form.current: "" if step.conversation else play_markup.step_html(ask, step)}
         if step.loaded is not held:
             held = step.loaded
@@ -117,7 +125,7 @@ def _act(studio: Studio, form: PlayForm, values: dict[Any, Any], asked: dict[str
         seed = int(turn.how.get("seed", 0)) + 1 if form.sampling(values)["temperature"] else None
         yield from _answer(studio, form, values, session, conversation.before(index), turn.user, seed)
         return
-    with studio.play_room.hold(session):
+    with studio.play_room.hold(session, values[form.kept]):
         if asked.get("do") == "edit":
             gr.Info("Change the message in the prompt box and press Answer. What came after it will go.", duration=5)
             shown = {form.prompt: turn.user, form.editing: str(index)}
@@ -127,6 +135,7 @@ def _act(studio: Studio, form: PlayForm, values: dict[Any, Any], asked: dict[str
                 changes = {"runs": {**turn.runs, pane: run_code(studio, turn.answers.get(pane, {}).get("text", ""), values[form.tests])}}
             changed = conversation.with_changed(index, **changes)
             shown = {form.thread: play_markup.thread_html(changed), form.kept: changed.to_json()}
+            studio.play_room.supersede(session, values[form.kept], changed.to_json())
     yield shown
 
 
@@ -154,10 +163,10 @@ def _wire_keeping(studio: Studio, form: PlayForm) -> None:
         with studio.play_room.hold(str(request.session_hash)):
             return "", play_markup.EMPTY, "", ""
 
-    def bring_in(path: str, request: gr.Request) -> tuple[str, str]:
+    def bring_in(path: str, request: gr.Request) -> tuple[str, str, str, str]:
         with studio.play_room.hold(str(request.session_hash)), Path(path).open(encoding="utf-8", errors="replace") as file:
             conversation = Conversation.from_json(file.read(MOST_CHARACTERS + 1) or "{}")
-        return conversation.to_json(), play_markup.thread_html(conversation)
+        return conversation.to_json(), play_markup.thread_html(conversation), "", ""
 
     def free() -> str:
         studio.play.close()
@@ -169,7 +178,7 @@ def _wire_keeping(studio: Studio, form: PlayForm) -> None:
         return base or (gr.skip(), gr.skip())
 
     form.new.click(guarded(begin_anew), None, cleared, **QUIET)
-    form.bring.upload(guarded(bring_in), form.bring, [form.kept, form.thread], **QUIET)
+    form.bring.upload(guarded(bring_in), form.bring, cleared, **QUIET)
     form.unload.click(guarded(free), None, form.memory, **QUIET)
     form.adapters.input(guarded(follow), form.adapters, [form.model, form.quantization], **QUIET)
 
@@ -192,9 +201,11 @@ def _wire_tools(studio: Studio, form: PlayForm) -> None:
         conversation = Conversation.from_json(values[form.kept])
         last = len(conversation.turns) - 1
         answers = conversation.with_changed(last).turns[last].answers
-        with studio.play_room.hold(str(request.session_hash)):
+        session = str(request.session_hash)
+        with studio.play_room.hold(session, values[form.kept]):
             runs = {pane: run_code(studio, answer["text"], values[form.tests]) for pane, answer in answers.items()}
-        changed = conversation.with_changed(last, runs=runs)
+            changed = conversation.with_changed(last, runs=runs)
+            studio.play_room.supersede(session, values[form.kept], changed.to_json())
         return {form.thread: play_markup.thread_html(changed), form.kept: changed.to_json()}
 
     def diff(kept: str) -> str:

@@ -32,7 +32,8 @@ def build(studio: Studio, tab: gr.Tab) -> None:
 
     def look(chosen: str | None) -> list[Any]:
         choices = [(f"{item.name} · {item.created:%d %b %H:%M}", item.id) for item in store.list_runs(studio.home) if item.family == "lora"]
-        wanted = chosen or (choices[0][1] if choices else None)
+        there = {value for _, value in choices}
+        wanted = chosen if chosen in there else choices[0][1] if choices else None
         return [adapter_choice.relist(choices, chosen, wanted), *shown(studio, wanted)]
 
     def queue(chosen: str | None) -> list[Any]:
@@ -49,6 +50,7 @@ def queue_sweep(studio: Studio, run_id: str) -> list[str]:
     """Queue a run of each rank like the one named. Errors: AnalysisError, RunNotFound, SpecError. Returns the new ids."""
     if not run_id:
         raise AnalysisError("No run was chosen.", "Train a LoRA run first, then sweep its rank.")
+    studio.refuse_while_calibrating()
     spec = store.read_run(studio.home, run_id).spec
     return [runner.start_run(studio.home, with_rank(spec, rank)) for rank in RANKS]
 

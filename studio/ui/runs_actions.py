@@ -76,6 +76,7 @@ def move_run(studio: Studio, run_id: str, by: int) -> None:
 
 def compare_methods(studio: Studio, run_id: str) -> str:
     """Queue the four families on a run's data, seed and budget; their ids, to be compared from the start."""
+    studio.refuse_while_calibrating()
     spec = store.read_run(studio.home, run_id).spec
 
     def plan(variant: RunSpec) -> dict[str, Any] | None:

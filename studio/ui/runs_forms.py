@@ -109,6 +109,7 @@ def offered(record: RunRecord) -> list[Any]:
 
 def go_on(studio: Studio, run_id: str, checkpoint: str, total: float | None) -> None:
     """Resume a run, with a larger total where one is given. Raises RunError, DataError."""
+    studio.refuse_while_calibrating()
     chosen = None if checkpoint == LAST else checkpoint
     status = store.read_status(studio.home.run(run_id))
     if not status.is_over:

@@ -7,6 +7,7 @@ import functools
 from pathlib import Path
 
 from studio.core.catalog import BASE_MODELS, DATASETS
+from studio.core.errors import RunError
 from studio.core.paths import StudioHome
 from studio.jobs.worker import Worker
 from studio.models.hardware import Hardware, detect_hardware
@@ -26,9 +27,14 @@ class Studio:
         self.runner = Worker("studio.play.runner", home.root / "logs" / "runner.log")
         self.play_room = PlayRoom(self.play)
         self.calibrating = False
-        """A page is having a model rounded: its memory is not to be shared."""
+        """A page is having a model rounded: the memory is not to be shared meanwhile."""
         self.analysis = Worker("studio.analysis", home.root / "logs" / "analysis.log", arguments=arguments)
         atexit.register(self.close)
+
+    def refuse_while_calibrating(self) -> None:
+        """Raises RunError while a page is having a model rounded."""
+        if self.calibrating:
+            raise RunError("A model is being rounded with calibration and needs the memory.", "Wait until it is done.")
 
     @functools.cached_property
     def hardware(self) -> Hardware:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from studio.core.catalog import load_preset, preset_names
-from studio.core.errors import RunError, SpecError, StudioError
+from studio.core.errors import SpecError, StudioError
 from studio.core.spec import RunSpec
 from studio.data.measured import measured_problem, measured_size
 from studio.importing import YAML_SUFFIXES
@@ -81,8 +81,7 @@ def build(studio: Studio) -> TrainTab:
     calibration.wire(studio, form, calibrate)
 
     def begin(values: dict[Any, Any]) -> str:
-        if studio.calibrating:
-            raise RunError("A model is being rounded with calibration and needs the memory.", "Wait until it is done, then press Train.")
+        studio.refuse_while_calibrating()
         spec, planned = check_all(studio, form.spec_data(values))
         studio.play.close()
         return runner.start_run(studio.home, spec.named(), plan=planned)

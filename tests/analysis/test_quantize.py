@@ -105,6 +105,25 @@ def test_double_quantization_of_equal_maxima_divides_by_nothing(bnb: Any) -> Non
     assert np.array_equal(double_dequantize(stored), np.full(300, 0.5, dtype=np.float32))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [2e-39, 1e-42])
+def test_double_quantization_of_maxima_too_small_to_divide_by_gives_their_mean(scale: float) -> None:
+    absmax = quantize_blocks(_normal(64, 600).numpy() * np.float32(scale / 0.05), codebook("nf4")).absmax
+    stored = double_quantize(absmax)
+    back = double_dequantize(stored)
+    tiny = np.repeat(stored.absmax == 0, 256)[: back.size]
+    assert tiny.any() and np.array_equal(back[tiny], np.full(tiny.sum(), stored.offset))
+    assert np.isfinite(back).all()
+
+
+def test_double_quantization_of_small_maxima_equals_bitsandbytes(bnb: Any) -> None:
+    weight = _normal(64, 600) * 8e-38
+    _, state = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4", compress_statistics=True)
+    stored = double_quantize(quantize_blocks(weight.numpy(), codebook("nf4")).absmax, offset=state.offset.item())
+    assert np.array_equal(stored.codes, state.absmax.numpy())
+    assert np.array_equal(stored.absmax, state.state2.absmax.numpy())
+
+
 def test_int8_rows_equal_bitsandbytes(bnb: Any) -> None:
     weight = _normal(64, 96).half()
     codes, maxima, _ = bnb.int8_vectorwise_quant(weight.clone())

@@ -164,6 +164,35 @@ def test_advice_follows_the_evidence(tmp_path: Path, write_adapter: Callable, ra
     assert "r = 16 may learn more" in full[0].hypothesis
 
 
+def _planted(folder: Path, write_adapter: Callable, squares: list[float], name: str = Q) -> Any:
+    """The advice on one module of 4096 x 4096 whose update has just these squared singular values."""
+    left, right = (torch.linalg.qr(torch.randn(4096, len(squares), generator=torch.Generator().manual_seed(seed)))[0] for seed in (1, 2))
+    return advise(adapter_spectrum(write_adapter(folder, {name: (right.T, left * torch.tensor(squares).sqrt())})))[0]
+
+
+def test_a_larger_rank_is_advised_only_where_its_evidence_agrees(tmp_path: Path, write_adapter: Callable) -> None:
+    partly = _planted(tmp_path / "partly", write_adapter, [4, 2.6, 2, 1.7, 1.3, 1, 1, 1])
+    assert partly.hypothesis == "r = 8 looks about right."
+    assert partly.evidence == (
+        "In 75 % of the modules at most 7 of 8 directions hold 90 % of the update's energy; 5 of 8 are above noise in the median module."
+    )
+    full = _planted(tmp_path / "full", write_adapter, [0.8**index for index in range(8)])
+    assert full.hypothesis.startswith("Nearly all 8 directions are in use: r = 16 may learn more.")
+    assert "at least 7 of 8" in full.evidence and "7 of 8 are above noise" in full.evidence
+    two = _planted(tmp_path / "two", write_adapter, [4.0, 3.0, *[1e-4] * 6])
+    assert two.hypothesis.startswith("r = 2 may be enough.") and "2 of 8 are above noise" in two.evidence
+    even = _planted(tmp_path / "even", write_adapter, [1.0] * 8)
+    assert even.hypothesis.startswith("All 8 directions are used alike: r = 16 may learn more.") and "noise" in even.evidence
+
+
+def test_the_largest_share_is_not_called_most(tmp_path: Path, write_adapter: Callable, random_factors: Callable) -> None:
+    names = ["gate_proj", "up_proj", "down_proj", "q_proj", "k_proj", "v_proj", "o_proj"]
+    factors = {f"model.layers.0.mlp.{name}": random_factors(16, 16, 2) for name in names}
+    factors["model.layers.0.mlp.gate_proj"][1].mul_(1.6)
+    advice = advise(adapter_spectrum(write_adapter(tmp_path, factors)))[-1]
+    assert advice.hypothesis.startswith("The largest share of the change is in gate_proj") and "carries 30 %" in advice.evidence
+
+
 def test_growth_is_ordered_by_step(tmp_path: Path, write_adapter: Callable, random_factors: Callable) -> None:
     a, b = random_factors(16, 16, 2)
     for step in (100, 20, 3):

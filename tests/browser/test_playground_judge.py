@@ -49,7 +49,7 @@ def test_a_closer_look_colours_what_the_adapter_changed_and_follows_its_strength
     differences = []
     for colour, title in zip(colours(tokens), tokens.evaluate_all("all => all.map(one => one.title)"), strict=True):
         base, adapter = map(float, re.findall(r"(?:base|beside it) (-?[\d.]+)", title.splitlines()[0]))
-        assert len(re.findall(r"\d+%", title)) == 10, title  # five alternatives of either side
+        assert len(re.findall(r"\d+ %", title)) == 10, title  # five alternatives of either side
         red, _, blue = (float(part) for part in re.findall(r"[\d.]+", colour)[:3])
         differences.append(adapter - base)
         if abs(adapter - base) > 0.3:

@@ -81,6 +81,39 @@ def test_while_an_answer_comes_what_is_typed_stays_and_clicks_are_answered(playg
     assert [turn["user"] for turn in playground.kept()["turns"]] == [FIRST, SECOND]
 
 
+def test_an_edit_is_told_cancelled_and_forgotten_by_an_import(playground: Playground, tmp_path: Path):
+    playground.page.get_by_role("button", name="System prompt, sampling, strength").click()
+    playground.set_number("New tokens at most", 24)
+    playground.ask(FIRST)
+    playground.ask(SECOND)
+    first = playground.turns.first
+    cancel = playground.find("#cancel-edit")
+    expect(cancel).to_be_hidden()
+    first.get_by_role("button", name="Edit").click()
+    expect(cancel).to_have_text("Cancel the edit of question 1")
+    cancel.click()
+    expect(playground.find("#prompt textarea")).to_have_value("")
+    expect(cancel).to_be_hidden()
+    (tmp_path / "kept.json").write_text(json.dumps(playground.kept()))
+    first.get_by_role("button", name="Edit").click()
+    expect(cancel).to_be_visible()
+    with playground.page.expect_file_chooser() as chooser:
+        playground.page.get_by_role("button", name="Import").click()
+    chooser.value.set_files(tmp_path / "kept.json")
+    expect(cancel).to_be_hidden()
+    playground.ask("Return the smallest value.")
+    expect(playground.turns).to_have_count(3)
+
+
+def test_two_clicks_on_one_vote_count_once(playground: Playground, tiny_server: StudioServer):
+    turn = playground.ask(FIRST)
+    turn.get_by_role("button", name="tuned is better").dblclick()
+    expect(playground.turns.first.locator(".verdict")).to_contain_text("1 better")
+    expect(playground.page.locator(".toast-body")).to_contain_text(re.compile("busy with|has changed since"))
+    (votes,) = tiny_server.home.glob("runs/*/votes.jsonl")
+    assert len(votes.read_text().splitlines()) == 1
+
+
 def test_a_file_that_holds_no_conversation_is_refused_and_the_conversation_stays(playground: Playground, tmp_path: Path):
     playground.ask(FIRST)
     for name, text, said in (("a.json", "{", "no JSON"), ("b.json", '{"turns": 3}', "no conversation"),

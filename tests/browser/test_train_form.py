@@ -75,6 +75,31 @@ def test_broken_rows_are_named_and_can_be_left_out(form: Page, tmp_path: Path) -
     expect(form.locator("#spec-json pre")).not_to_contain_text('"leave_out"')
 
 
+def test_broken_rows_of_one_dataset_are_not_left_out_of_another(form: Page, tiny_server: StudioServer, tmp_path: Path) -> None:
+    rows = sayings(tmp_path / "rows.jsonl")
+    rows.write_text(rows.read_text() + "{broken\n")
+    choose_dataset(form, rows)
+    form.locator("#look-button").click()
+    leave_out, preview = form.get_by_role("button", name="Leave this row out"), form.locator("#data-preview")
+    expect(leave_out).to_be_visible(timeout=60_000)
+    with held_up(tiny_server):
+        leave_out.click()
+        choose_dataset(form, sayings(tmp_path / "other.jsonl"))
+        expect(preview.locator(".stat, .notice")).to_have_count(0)
+    form.get_by_role("button", name="As JSON, and from the command line").click()
+    expect(form.locator("#looked-at textarea")).to_have_value("", timeout=60_000)
+    expect(form.locator("#spec-json pre")).to_contain_text("other.jsonl")
+    expect(form.locator("#spec-json pre")).not_to_contain_text('"leave_out"')
+
+    choose_dataset(form, rows)
+    form.locator("#look-button").click()
+    expect(leave_out).to_be_visible(timeout=60_000)
+    form.locator("#start-from input").click()
+    form.get_by_role("option", name="quickstart", exact=True).click()
+    expect(leave_out).to_be_hidden()
+    expect(preview.locator(".stat, .notice")).to_have_count(0)
+
+
 def test_what_the_preset_chose_for_its_dataset_follows_another(form: Page, tmp_path: Path) -> None:
     prompts = field(form, "training.sample_prompts")
     expect(prompts).to_have_value(re.compile("`is_palindrome`\\.\n\nReturn True .*\n---\nWrite a", re.DOTALL))
@@ -117,7 +142,7 @@ def test_a_look_that_ends_late_undoes_nothing(form: Page, tiny_server: StudioSer
         form.locator("#look-button").click()
         choose_dataset(form, early)
         expect(preview.locator(".stat")).to_have_count(0)
-    expect(looked_at).to_have_value(re.compile("late"))
+    expect(looked_at).to_have_value("", timeout=60_000)
     expect(preview.locator(".stat")).to_have_count(0)
     form.locator("#look-button").click()
     expect(looked_at).to_have_value(re.compile("early"), timeout=60_000)

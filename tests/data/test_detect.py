@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from studio.core.errors import DataError
 from studio.core.spec import COLUMN_ROLES, DataSpec
-from studio.data.detect import NAMES, ROLES, detect_layout
+from studio.data.detect import NAMES, ROLES, detect_layout, parse_turns
 
 TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
@@ -106,3 +106,9 @@ def test_any_columns_give_a_complete_layout_or_a_named_error(row):
 
 def test_the_roles_a_spec_takes_are_those_that_are_looked_for():
     assert set(COLUMN_ROLES) == set(NAMES)
+
+
+def test_a_cell_is_parsed_unless_it_holds_half_of_a_character():
+    assert parse_turns(json.dumps([{"role": "user", "content": "😀"}])) == [{"role": "user", "content": "😀"}]
+    half = json.dumps([{"role": "user", "content": "\ud800"}])
+    assert parse_turns(half) == half

@@ -29,6 +29,7 @@ def example_of(values, system_prompt="", spec=None):
         {"messages": TURNS},
         {"messages": json.dumps(TURNS)},
         {"messages": [*TURNS, {"role": "user", "content": "never answered"}]},
+        {"messages": [{"role": "assistant", "content": "Hello!"}, *TURNS]},
         {"conversations": [{"from": "human", "value": "Question"}, {"from": "gpt", "value": "  Answer"}]},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "Question"}]}, TURNS[1]]},
     ],
@@ -73,6 +74,7 @@ def test_provenance_given_in_the_row_is_kept():
         {"instruction": " ", "input": "", "output": "b"},
         {"text": "\n "},
         {"messages": [{"role": "user", "content": "never answered"}]},
+        {"messages": [{"role": "assistant", "content": "never asked"}]},
         {"messages": [{"role": "system", "content": "only"}, {"role": "user", "content": "a"}]},
         {"messages": [TURNS[0], {"role": "assistant", "content": ""}, *TURNS]},
         {"messages": [{"role": "user", "content": ""}, TURNS[1]]},
@@ -114,3 +116,16 @@ def test_a_cell_that_is_no_list_of_turns_is_named():
 
 def test_numbers_are_read_as_text():
     assert example_of({"question": "6 * 7?", "answer": 42}).messages[1]["content"] == "42"
+
+
+def test_an_answer_before_the_first_question_is_left_out_and_the_system_prompt_stays():
+    system = {"role": "system", "content": "Own."}
+    greeting = {"role": "assistant", "content": "Hello!"}
+    assert example_of({"messages": [system, greeting, greeting, *TURNS]}).messages == [system, *TURNS]
+
+
+def test_a_cell_that_holds_half_of_a_character_is_one_broken_row():
+    layout = detect_layout([{"messages": json.dumps(TURNS)}], DataSpec())
+    half = json.dumps([{"role": "user", "content": "\ud800"}, TURNS[1]])
+    with pytest.raises(DataError, match="row 9: the column messages holds no list of turns"):
+        make_example(Row({"messages": half}, 9, ""), layout)

@@ -239,3 +239,28 @@ def test_utf_16_is_named(tmp_path, encoding):
     file.write_bytes(('\ufeff{"text": "a"}\n').encode(encoding))
     with pytest.raises(DataError, match="it is UTF-16"):
         list(read_rows(file))
+
+
+@pytest.mark.parametrize("kind", [pyarrow.timestamp("us"), pyarrow.timestamp("us", "UTC"), pyarrow.duration("s"), pyarrow.date32()])
+def test_a_time_that_python_does_not_know_becomes_text(tmp_path, kind):
+    path = tmp_path / "a.parquet"
+    far = pyarrow.array([2**30 if kind == pyarrow.date32() else 2**62]).cast(pyarrow.int32() if kind == pyarrow.date32() else "int64")
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "when": far.view(kind)}), path)
+    (row,) = read_rows(path)
+    assert row.values["text"] == "a" and isinstance(row.values["when"], str)
+
+
+def test_a_time_inside_a_list_that_python_does_not_know_is_named(tmp_path):
+    path = tmp_path / "a.parquet"
+    far = pyarrow.ListArray.from_arrays(pyarrow.array([0, 1], pyarrow.int32()), pyarrow.array([2**62]).view(pyarrow.duration("s")))
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "when": far}), path)
+    with pytest.raises(DataError, match=r"a\.parquet holds a time out of range in when"):
+        list(read_rows(path))
+
+
+def test_json_lines_in_a_json_file_may_have_blank_lines_first_and_between(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('\n \n{"text": "a"}\n\n\n{"text": "b"}\n', encoding="utf-8-sig")
+    assert [(row.values["text"], row.line) for row in read_rows(path)] == [("a", 3), ("b", 6)]
+    path.write_text('\n\n[\n{"text": "a"}\n]')
+    assert [row.values for row in read_rows(path)] == [{"text": "a"}]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from studio.core.errors import RunError
 from studio.core.files import write_json
 from studio.core.paths import RunPaths, StudioHome
 from studio.core.records import RunResult, RunStatus
-from studio.core.spec import RunSpec
+from studio.core.spec import DataSpec, RunSpec
 from studio.data import unchanged
 from studio.data.load import load_data
 from studio.ui import runs_forms
@@ -112,3 +113,18 @@ def test_a_run_that_does_not_say_what_it_was_trained_on_is_left_to_the_child(
     write_json(run.environment, environment)
     write(rows, LINES[:-1])
     require(home, run, rows)
+
+
+@pytest.mark.parametrize("place", ["more.jsonl", "deep/more.jsonl"])
+def test_a_file_taken_out_of_a_folder_is_found(home: StudioHome, run: RunPaths, rows: Path, place: str) -> None:
+    folder = rows.parent / "folder"
+    (folder / "deep").mkdir(parents=True)
+    write(folder / "rows.jsonl", LINES[:4])
+    write(folder / place, LINES[4:])
+    write_json(run.environment, {"data_fingerprint": load_data(DataSpec(source=str(folder)), home).fingerprint})
+    require(home, run, folder)
+    os.utime(run.environment, ns=(time.time_ns(), time.time_ns()))
+    time.sleep(0.05)  # directories carry the kernel's coarse clock
+    (folder / place).unlink()
+    with pytest.raises(RunError, match="have changed"):
+        require(home, run, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import zipfile
@@ -50,6 +51,12 @@ def test_the_card_has_the_run_s_figures_and_no_private_path(trained: Trained) ->
     assert str(source.home.root) not in card
     head = yaml.safe_load(card.split("---\n")[1])
     assert head["library_name"] == "peft" and "lora" in head["tags"]
+
+
+def test_the_card_of_a_run_that_was_not_evaluated_again_says_so(trained: Trained) -> None:
+    source = trained("lora")
+    stopped = dataclasses.replace(source, result=dataclasses.replace(source.result, eval_loss_after=None))
+    assert f"| {source.result.eval_loss_before:.4f} before, not measured since training began |" in model_card(stopped)
 
 
 def test_exports_that_name_no_place_do_not_meet(trained: Trained, session_home: Any) -> None:

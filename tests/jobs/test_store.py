@@ -81,14 +81,51 @@ def test_a_process_file_that_says_nothing_and_no_process_is_a_lost_run(paths: Ru
 def test_a_summary_has_the_figures_of_its_files(home: StudioHome, paths: RunPaths) -> None:
     append_line(paths.metrics, StepRecord(step=0, eval_loss=2.5).to_json())
     append_line(paths.metrics, StepRecord(step=1, loss=2.25, seconds=4.0).to_json())
-    write_json(paths.progress, vars(Progress("training", 1, 10)))
     write_json(paths.process, me())
+    write_json(paths.progress, vars(Progress("training", 1, 10)))
     write_notes(home, RUN, RunNotes(tags=["good"]))
     (summary,) = list_runs(home)
     assert (summary.id, summary.name, summary.status, summary.created) == (RUN, "mine", RunStatus.RUNNING, datetime(2026, 1, 2, 3, 4, 5))
     assert (summary.family, summary.model, summary.dataset) == ("lora", "starter", "starter")
     assert (summary.steps, summary.total_steps, summary.loss, summary.seconds) == (1, 10, 2.25, 4.0)
     assert (summary.tags, summary.sparkline) == (("good",), (2.25,))
+
+
+def test_a_loss_after_training_is_one_measured_after_the_first_step(home: StudioHome, paths: RunPaths) -> None:
+    """However many lines of training follow it, and whatever stands half-written at the curve's end."""
+
+    def losses() -> tuple[float | None, float | None]:
+        (run,) = list_runs(home)
+        return run.eval_loss_before, run.eval_loss_after
+
+    write_json(paths.process, me())
+    assert losses() == (None, None)
+    append_line(paths.metrics, StepRecord(step=0, eval_loss=2.5).to_json())
+    append_line(paths.metrics, StepRecord(step=1, loss=2.25).to_json())
+    assert losses() == (2.5, None)
+    for step, loss in ((2, 2.0), (4, 1.5)):
+        append_line(paths.metrics, StepRecord(step=step, eval_loss=loss).to_json())
+    for step in range(5, 400):
+        append_line(paths.metrics, StepRecord(step=step, loss=1.25, learning_rate=1e-3).to_json())
+    assert losses() == (2.5, 1.5)
+    with paths.metrics.open("a") as file:
+        file.write('{"step": 400, "eval_loss": "x"}\n"eval_loss"\n{"step": 9, "note": "eval_loss"}\n{"step": 500, "eval_loss": 1.0')
+    assert losses() == (2.5, 1.5)
+
+
+def test_a_run_that_goes_on_is_starting_until_its_process_says_more(home: StudioHome, paths: RunPaths) -> None:
+    """Its progress is that of before until then; of a run whose process is dead it is the last that is known."""
+    write_json(paths.progress, vars(Progress("stopped", 4, 12)))
+    os.utime(paths.progress, (time.time() - 60, time.time() - 60))
+    write_json(paths.process, me())
+    assert read_run(home, RUN).progress == Progress("")
+    assert (list_runs(home)[0].steps, list_runs(home)[0].total_steps) == (0, 0)
+    write_json(paths.progress, vars(Progress("loading the model")))
+    assert read_run(home, RUN).progress == Progress("loading the model")
+    write_json(paths.progress, vars(Progress("training", 4, 12)))
+    os.utime(paths.progress, (time.time() - 60, time.time() - 60))
+    write_json(paths.process, dead())
+    assert (read_run(home, RUN).status, read_run(home, RUN).progress.step, list_runs(home)[0].steps) == (RunStatus.LOST, 4, 4)
 
 
 def test_the_time_of_a_run_at_work_goes_on_between_its_lines(home: StudioHome, paths: RunPaths) -> None:

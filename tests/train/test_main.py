@@ -52,7 +52,7 @@ class _Remembers:
     """As much of a recorder as the curve's beginning needs."""
 
     def __init__(self) -> None:
-        self.seconds_before, self.eval_losses = 0.0, {}
+        self.seconds_before, self.peak_memory_bytes, self.eval_losses = 0.0, 0, {}
 
 
 def trained_steps(paths: RunPaths) -> int:
@@ -248,6 +248,15 @@ def test_a_failure_is_written_down_whatever_its_curve_holds(make_spec: MakeSpec,
     paths.metrics.write_text('{"step": "x", "eval_loss": []}\n{"eval_loss": 2.5}\n{"step": [], "tokens": null, "seconds": "long"}\n')
     found = entry.failed(paths, StudioError("No."), time.monotonic())
     assert RunResult.from_json(found.to_json()).eval_loss_before == 2.5 and found.steps == 0
+
+
+def test_a_failure_names_a_loss_after_training_only_where_one_was_measured(make_spec: MakeSpec, make_run: MakeRun) -> None:
+    paths = make_run(make_spec(), "run")
+    lines = ['{"step": 0, "eval_loss": 2.5}\n', '{"step": 3, "eval_loss": 1.5}\n']
+    for curve, known in ((lines[:1], (2.5, None)), (lines, (2.5, 1.5)), (lines[1:], (None, 1.5)), ([], (None, None))):
+        paths.metrics.write_text("".join(curve))
+        found = entry.failed(paths, StudioError("No."), time.monotonic())
+        assert (found.eval_loss_before, found.eval_loss_after) == known
 
 
 def test_a_second_child_gives_up(make_spec: MakeSpec, make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:

@@ -147,6 +147,46 @@ def test_stop_file_ends_with_a_loadable_adapter(
     assert list_checkpoints(paths.checkpoints)[-1].name == "step-000004"
 
 
+@pytest.mark.parametrize(("eval_every", "after"), [(10, None), (1, 4.0)])
+def test_a_run_stopped_before_an_evaluation_claims_none(
+    eval_every: int, after: float | None, make_spec: MakeSpec, make_run: MakeRun, home: StudioHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The held-out loss before the first step is no loss after training, and stopping takes no time to measure one."""
+    patch_eval_losses(monkeypatch, [5.0, 4.0])
+    spec = make_spec(max_steps=20, eval_every=eval_every)
+    paths = make_run(spec, "run")
+    log = Recorder.on_log
+
+    def stop_at_one(self: Recorder, args: object, state: Any, control: object, **kwargs: Any) -> None:
+        log(self, args, state, control, **kwargs)
+        if state.global_step == 1:
+            paths.stop.touch()
+
+    monkeypatch.setattr(Recorder, "on_log", stop_at_one)
+    result = train(spec, paths, home)
+    assert (result.status, result.steps) == (RunStatus.STOPPED, 2)
+    assert (result.eval_loss_before, result.eval_loss_after) == (5.0, after)
+
+
+def test_a_resumed_run_keeps_the_higher_peak(
+    make_spec: MakeSpec, make_run: MakeRun, home: StudioHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of its result before, else of its curve, the part that is trained again included; or the new one."""
+    spec = make_spec(max_steps=2, save_every=1)
+    paths = make_run(spec, "run")
+    monkeypatch.setattr(callback, "peak_memory_bytes", lambda device: 700)
+    monkeypatch.setattr(callback, "memory_bytes", lambda device: 900)  # an evaluation after the last step
+    assert train(spec, paths, home).peak_memory_bytes == 900
+    monkeypatch.setattr(callback, "memory_bytes", lambda device: 300)
+    first = paths.checkpoints / "step-000001"
+    assert train(spec, paths, home, first).peak_memory_bytes == 900
+    paths.resume.write_text('{"result": {"status": "stopped", "peak_memory_bytes": 5000}}')
+    assert train(spec, paths, home, first).peak_memory_bytes == 5000
+    paths.resume.write_text('{"result": {"status": "stopped", "peak_memory_bytes": "much"}}')
+    monkeypatch.setattr(callback, "peak_memory_bytes", lambda device: 8000)
+    assert train(spec, paths, home, first).peak_memory_bytes == 8000
+
+
 def patch_eval_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
     values = iter(losses)
     monkeypatch.setattr(Engine, "held_out_loss", lambda self: next(values))

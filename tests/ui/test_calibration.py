@@ -12,7 +12,8 @@ from studio.core.errors import ModelError, RunError
 from studio.core.paths import StudioHome
 from studio.core.records import RunStatus
 from studio.jobs import store
-from studio.ui import calibration
+from studio.ui import calibration, rank_sweep, runs_actions, runs_forms
+from studio.ui.play_ask import refuse_while_training
 from studio.ui.studio import Studio
 
 
@@ -38,6 +39,21 @@ def test_it_waits_for_a_run_that_needs_the_memory(home: StudioHome, make_run: Ca
     monkeypatch.setattr(store, "read_status", lambda _: RunStatus.RUNNING)
     with pytest.raises(RunError, match="needs the memory"):
         next(calibration.calibrated(Studio(home), {}))
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda studio: next(calibration.calibrated(studio, {})), lambda studio: runs_forms.go_on(studio, "any", runs_forms.LAST, None),
+        lambda studio: runs_actions.compare_methods(studio, "any"), lambda studio: rank_sweep.queue_sweep(studio, "any"),
+        refuse_while_training,
+    ],
+)  # fmt: skip
+def test_what_needs_the_memory_waits_for_it(home: StudioHome, start: Callable[[Studio], object]) -> None:
+    studio = Studio(home)
+    studio.calibrating = True
+    with pytest.raises(RunError, match="rounded with calibration"):
+        start(studio)
 
 
 def test_the_losses_are_told_against_the_base_that_is_not_quantized() -> None:

@@ -69,6 +69,13 @@ def test_files_that_hold_no_conversation_are_named(text, named):
         Conversation.from_json(text)
 
 
+@pytest.mark.parametrize("how", [{"prompt_tokens": {}}, {"copies": "x"}, {"order": 5}, {"passes": 1}, {"strengths": {"base": "x"}}, 7])
+def test_how_a_turn_was_answered_is_damaged_too(how):
+    data = {"peft_studio_conversation": 1, "system": "", "panes": [BASE], "turns": [{"user": "q", "answers": {}, "how": how}]}
+    with pytest.raises(PlayError, match="damaged"):
+        Conversation.from_json(json.dumps(data))
+
+
 @pytest.mark.parametrize("number", ["1e400", '"nonsense"', "NaN", "9" * 5000])
 @pytest.mark.parametrize("key", ["tokens", "seconds"])
 def test_numbers_that_are_none_are_damage(key, number):

@@ -68,6 +68,23 @@ def test_a_page_asks_or_runs_one_thing_at_a_time():
     room.close()
 
 
+def test_a_click_on_a_conversation_that_has_grown_since_is_refused():
+    """It would bring back the page's older conversation, without the newest turn."""
+    room = PlayRoom(FakeWorker())
+    room.supersede("a", "one", "two")
+    with pytest.raises(PlayError, match="has changed since"), room.hold("a", "one"):
+        pass
+    with room.hold("a", "two"), room.hold("b", "one"):
+        pass
+    room.supersede("a", "two", "one")  # brought back from a file
+    with room.hold("a", "one"):
+        pass
+    room.supersede("a", "", "one")
+    with room.hold("a", ""):
+        pass
+    room.close()
+
+
 def test_a_stopped_question_learns_it_while_it_waits_and_others_do_not():
     room = PlayRoom(FakeWorker())
     with room.stand_in_line("a") as first, room.stand_in_line("b") as second, room.stand_in_line("c") as third:

@@ -13,7 +13,7 @@ import pytest
 from studio.core.errors import RunError
 from studio.core.files import write_json
 from studio.core.paths import RunPaths, StudioHome
-from studio.core.records import Progress
+from studio.core.records import Progress, StepRecord
 from studio.jobs import notes, store
 from studio.jobs.metrics import metric_table
 from studio.ui import cockpit, runs, runs_actions, runs_compare, runs_forms, runs_list
@@ -200,6 +200,40 @@ def test_the_losses_of_a_run_that_has_ended_are_those_of_its_result(studio: Stud
     run.metrics.write_text('{"step": 0, "eval_loss": 2.0}\n')
     header = runs.draw(studio, looked(run.id))[5 + len(Buttons._fields)]
     assert "<b>1.000</b><small>-50.0 % from 2.000" in header
+
+
+def test_a_run_without_an_evaluation_after_training_claims_no_change(studio: Studio, make_run: Make) -> None:
+    """In its header, in the list and in the comparison."""
+    run = make_run("a")
+    data = json.loads(run.result.read_text()) | {"status": "stopped", "eval_loss_after": None}
+    write_json(run.result, data)
+    run.metrics.write_text("".join(run.metrics.read_text().splitlines(keepends=True)[:-1]))
+    header = runs.draw(studio, looked(run.id))[5 + len(Buttons._fields)]
+    assert "<b>2.000</b><small>before training" in header and "% from" not in header
+    assert "2.000" not in runs_list.list_html(store.list_runs(studio.home), run.id)
+    records = [store.read_run(studio.home, run.id)] * 2
+    assert "2.000" not in runs_compare.results_html(records)
+    assert [cost[1] for cost in runs_compare.run_costs(records)] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("over", "shown"),
+    [(True, "<b>100</b><small>median tokens per second"), (False, "<b>7</b><small>tokens per second")],
+)
+def test_a_run_that_is_over_shows_its_usual_speed(make_run: Make, home: StudioHome, over: bool, shown: str) -> None:
+    """Not that of its last step, which may have stood still while the machine did something else."""
+    run = make_run("a", over=over)
+    records = [StepRecord(step, loss=1.0, tokens_per_s=speed) for step, speed in enumerate((20.0, 100.0, 110.0, 120.0, 7.0), 1)]
+    assert shown in cockpit.header_html(store.read_run(home, run.id), records)
+
+
+def test_a_run_that_goes_on_is_starting_until_its_process_says_more(make_run: Make, home: StudioHome) -> None:
+    run = make_run("a", over=False)
+    write_json(run.progress, vars(Progress("stopped", 4, 12)))
+    os.utime(run.progress, (1_700_000_000, 1_700_000_000))
+    write_json(run.process, {"pid": os.getpid(), "started": psutil.Process().create_time()})
+    header = cockpit.header_html(store.read_run(home, run.id), [StepRecord(step, loss=1.0, seconds=9.0 * step) for step in (1, 2, 3, 4)])
+    assert "<p>Starting</p>" in header and "Stopped" not in header and "left" not in header
 
 
 def test_notes_are_kept_and_forms_filled_from_them(studio: Studio, make_run: Make) -> None:
