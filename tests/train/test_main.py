@@ -108,6 +108,7 @@ def test_killed_while_a_resume_cuts_its_curve_a_run_keeps_it(home: StudioHome) -
 
     paths = RunPaths(home.runs / "run")
     paths.folder.mkdir()
+    paths.resume.write_text("{}")
     lines = [{"step": step, "loss": 1 / step, "note": "ü"} for step in range(1, 9)]
     checkpoint = paths.checkpoints / "step-000005"
     checkpoint.mkdir(parents=True)
