@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from studio.cli.output import table_lines
 from studio.cli.summaries import changes_summary, module_summary
@@ -53,16 +54,18 @@ def test_a_model_in_four_bits_in_a_screenful(run: Run, tiny_llama: Path) -> None
     assert (line[1], float(line[4])) == (str(len(errors)), pytest.approx(max(errors), abs=0.0051))
 
 
-def test_weights_without_error_or_spread_are_told_too(run: Run, tmp_path: Path) -> None:
-    layer = "model.layers.0.self_attn"
-    weights = {f"{layer}.k_proj.weight": torch.zeros(64, 64), f"{layer}.q_proj.weight": torch.randint(-1, 2, (64, 64)).float()}
-    save_file(weights, tmp_path / "model.safetensors")
-    text, _ = summary_and_report(run, "nf4", str(tmp_path))
-    assert "no error" in text
+def test_weights_without_error_or_spread_are_told_too(run: Run, tiny_llama: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_llama, tmp_path / "exact")
+    tensors = load_file(folder / "model.safetensors")
+    exact = {name: torch.randint(-1, 2, tensor.shape).to(tensor.dtype) for name, tensor in tensors.items() if "_proj" in name}
+    exact["model.layers.0.self_attn.k_proj.weight"].zero_()
+    save_file({**tensors, **exact}, folder / "model.safetensors", metadata={"format": "pt"})
+    text, report = summary_and_report(run, "nf4", str(folder))
+    assert report["totals"]["nf4"]["sqnr_db"] is None and "no error" in text
     for module in ("k_proj", "q_proj"):
-        text, report = summary_and_report(run, "nf4", str(tmp_path), "--module", module)
+        text, report = summary_and_report(run, "nf4", str(folder), "--layer", "0", "--module", module)
         assert "no error" in text
-        assert ("kurtosis" in text) == (report["weights"]["excess_kurtosis"] is not None)
+        assert ("kurtosis" in text) == (report["weights"]["excess_kurtosis"] is not None) == (module == "q_proj")
 
 
 def test_a_spectrum_in_a_screenful(run: Run, lively_llama: Path, make_adapter: Callable[..., Path]) -> None:
